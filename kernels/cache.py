@@ -1,7 +1,14 @@
 """How kernels are declared: ``@kernel`` and ``@inlined``, the only two ways to compile a function here.
 
-Both give up Python's semantics in the same two places for the whole package: division by zero follows IEEE 754
-(``error_model="numpy"``), and compiled code runs without the interpreter lock (``nogil``).
+Both give up Python's semantics in the same two places for the whole package: division by zero follows
+IEEE 754 (``error_model="numpy"``), and compiled code runs without the interpreter lock (``nogil``).
+
+Compiled kernels are kept in a private directory, so that only the first run on a CPU waits for the compiler:
+
+* ``cache_key``        which directory belongs to these sources, this compiler and this CPU
+* ``cache_directory``  where that directory lies, and whether it can be trusted
+* ``kernel_cache``     the files in it, each checked before it is loaded
+* ``progress``         what is being compiled right now
 """
 
 from __future__ import annotations
@@ -11,24 +18,42 @@ from typing import Any
 
 import numba
 
-__all__ = ["inlined", "kernel"]
+from .cache_directory import CompileCacheWarning, cache_directory
+from .kernel_cache import KernelCache
+from .progress import compile_progress, num_compiled
 
-_COMMON_OPTIONS = {"nogil": True, "error_model": "numpy"}
+__all__ = [
+    "CompileCacheWarning",
+    "cache_directory",
+    "compile_progress",
+    "inlined",
+    "kernel",
+    "num_compiled",
+]
+
+_COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
-def kernel(function: Callable | None = None, /, *, parallel: bool = False, **options: Any) -> Any:
-    """Declare a kernel: compiled at its first call with each set of argument types.
+def kernel(function: Callable | None = None, /, **options: Any) -> Any:
+    """Declare a kernel: compiled, or loaded from the cache, at its first call with each set of argument types.
 
-    Used plainly (``@kernel``) or with options of :func:`numba.njit` (``@kernel(parallel=True, fastmath={"contract"})``).
-    Returns a Numba dispatcher, or the function itself under ``NUMBA_DISABLE_JIT=1``.
+    Used plainly (``@kernel``) or with options of :func:`numba.njit` (``@kernel(parallel=True)``). Returns a
+    Numba dispatcher, or the function itself under ``NUMBA_DISABLE_JIT=1``.
+
+    What a kernel compiles to may depend on the sources of this package, on its argument types, on the
+    variables of an enclosing function, on the CPU and on ``DENSECORE_ISA``: the cache knows all of these, and
+    nothing else. Functions of other packages can be kernels too, and are compiled anew in each process.
     """
     if function is None:
-        return lambda decorated: kernel(decorated, parallel=parallel, **options)
-    return numba.njit(function, parallel=parallel, **_COMMON_OPTIONS, **options)
+        return lambda decorated: kernel(decorated, **options)
+    dispatcher = numba.njit(**_COMMON_OPTIONS, **options)(function)
+    if dispatcher is not function:
+        dispatcher._cache = KernelCache(function, options)
+    return dispatcher
 
 
 def inlined(function: Callable | None = None, /, **options: Any) -> Any:
     """Declare a helper that LLVM inlines into each kernel that calls it; it has no cache file of its own."""
     if function is None:
         return lambda decorated: inlined(decorated, **options)
-    return numba.njit(function, forceinline=True, **_COMMON_OPTIONS, **options)
+    return numba.njit(forceinline=True, **_COMMON_OPTIONS, **options)(function)
