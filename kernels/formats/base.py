@@ -1,0 +1,140 @@
+"""What a quantization type is: the description that each file of this folder fills in.
+
+A weight matrix of a GGUF file lies row by row; a row is a sequence of blocks of `qk` elements in `type_size` bytes.
+Each format brings the readable form of its operations (``*_ref``, numpy) beside the compiled one. A `Format` may be
+passed to a kernel: its Numba type carries its name, so that each format gets its own specialisation of a generic
+kernel such as :func:`densecore.kernels.matmul.matmul`, in which `vec_dot` and `dequantize_row` are the format's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.core.pythonapi import NativeValue
+from numba.extending import models, overload, register_model, typeof_impl, unbox
+
+
+class Q8(NamedTuple):
+    """Activations in int8: value = d * q. What dot products of quantized weights take.
+
+    A group of `n_in / d.shape[1]` elements shares a scale: 32 for formats with blocks of 32, 256 for K-quants.
+    The sums of q turn a block's minimum or offset into one multiplication.
+    """
+
+    q: np.ndarray  # (num_tokens, n_in) int8, within -127..127
+    d: np.ndarray  # (num_tokens, n_in / group) float32
+    sums: np.ndarray  # (num_tokens, n_in / 16) int16: q summed over each 16 elements
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """A quantization type: layout and operations.
+
+    Attributes
+    ----------
+    name, ggml_type : name and number of the type in GGUF files.
+    qk, type_size : elements in a block, and its bytes.
+    group : elements that share a scale in the int8 activations that `vec_dot` takes; 0 if it takes float32.
+    dequantize_ref : blocks (n, type_size) uint8 -> (n, qk) float32, numpy.
+    dequantize_row : compiled; (w, offset, num_blocks, out, out_offset) writes float32, bit-equal to `dequantize_ref`.
+    vec_dot_ref : a row (n, type_size) times a token, as `Q8` of that token alone or float32 (n * qk,).
+    vec_dot : compiled; (w, offset, num_blocks, x, token) -> float32, x as `Q8` or float32 (num_tokens, n_in).
+    """
+
+    name: str
+    ggml_type: int
+    qk: int
+    type_size: int
+    group: int
+    dequantize_ref: Callable[[np.ndarray], np.ndarray]
+    dequantize_row: Callable[..., None]
+    vec_dot_ref: Callable[..., np.float32]
+    vec_dot: Callable[..., np.float32]
+
+    def row_bytes(self, n_in: int) -> int:
+        """Bytes of a row of `n_in` elements, a multiple of `qk`."""
+        return n_in // self.qk * self.type_size
+
+
+class FormatType(types.Type):
+    """Numba type of one `Format`."""
+
+    def __init__(self, fmt: Format) -> None:
+        self.format = fmt
+        super().__init__(name=f"Format({fmt.name})")
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+@register_model(FormatType)
+class _FormatModel(models.OpaqueModel):
+    """Nothing at run time: the type says it all."""
+
+
+@typeof_impl.register(Format)
+def _typeof_format(value: Format, context: Any) -> FormatType:
+    return FormatType(value)
+
+
+@unbox(FormatType)
+def _unbox_format(typ: FormatType, value: Any, context: Any) -> NativeValue:
+    return NativeValue(context.context.get_dummy_value())
+
+
+# ------------------------------------------------------- operations of a format, callable from generic kernels
+
+
+def vec_dot(fmt, w, offset, num_blocks, x, token):
+    """The dot product of the row at byte `offset` of `w` with `token` of `x` (see `Format.vec_dot`)."""
+    blocks = w[offset : offset + num_blocks * fmt.type_size].reshape(num_blocks, fmt.type_size)
+    return fmt.vec_dot_ref(blocks, Q8(*(part[token] for part in x)) if fmt.group else x[token])
+
+
+def dequantize_row(fmt, w, offset, num_blocks, out, out_offset):
+    """Write the row at byte `offset` of `w` as float32 (see `Format.dequantize_row`)."""
+    blocks = w[offset : offset + num_blocks * fmt.type_size].reshape(num_blocks, fmt.type_size)
+    out.reshape(-1)[out_offset : out_offset + num_blocks * fmt.qk] = fmt.dequantize_ref(blocks).reshape(-1)
+
+
+@overload(vec_dot, jit_options={"forceinline": True})
+def _vec_dot(fmt, w, offset, num_blocks, x, token):
+    compiled = fmt.format.vec_dot
+    return lambda fmt, w, offset, num_blocks, x, token: compiled(w, offset, num_blocks, x, token)
+
+
+@overload(dequantize_row, jit_options={"forceinline": True})
+def _dequantize_row(fmt, w, offset, num_blocks, out, out_offset):
+    compiled = fmt.format.dequantize_row
+    return lambda fmt, w, offset, num_blocks, out, out_offset: compiled(w, offset, num_blocks, out, out_offset)
+
+
+# ------------------------------------------------------- helpers of the readable forms
+
+
+def read_f16(blocks: np.ndarray, start: int) -> np.ndarray:
+    """The float16 at byte `start` of each block, as float32 (n, 1)."""
+    return np.ascontiguousarray(blocks[:, start : start + 2]).view(np.float16).astype(np.float32)
+
+
+def fma_ref(a: Any, b: Any, c: Any) -> np.float32:
+    """float32 a * b + c rounded once: the product is exact in float64."""
+    return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+
+
+def float_vec_dot_ref(w: np.ndarray, x: np.ndarray) -> np.float32:
+    """w (n,) times x (n,), float32, in the order of the compiled float formats.
+
+    Element k goes to partial sum k mod 8; the eight partial sums are added by the tree of `simd.sum_f32x8`.
+    """
+    acc = np.zeros(8, np.float32)
+    for k in range(w.size):
+        acc[k % 8] = fma_ref(w[k], x[k], acc[k % 8])
+    four = acc[:4] + acc[4:]
+    two = four[:2] + four[2:]
+    return two[0] + two[1]

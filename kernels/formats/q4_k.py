@@ -1,0 +1,134 @@
+"""Q4_K: 256 weights of 4 bits in 8 sub-blocks of 32, each with a 6-bit scale and a 6-bit minimum.
+
+::
+
+    bytes 0-1     d       float16    scale of the scales
+    bytes 2-3     dmin    float16    scale of the minimums
+    bytes 4-15    scales  uint8[12]  scale and minimum of 8 sub-blocks, 6 bits each (see `unpack_scales_ref`)
+    bytes 16-143  qs      uint8[128] 32 bytes a pair of sub-blocks: low nibbles the first, high nibbles the second
+
+    weight = d * scale[sub] * q - dmin * minimum[sub]
+
+4.5 bits a weight. Layout: ggml's ``block_q4_K``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..cache import inlined
+from ..simd import (
+    bytes_to_i16x8,
+    fma_f32,
+    i16x16,
+    i32x8,
+    load_f16,
+    load_f32,
+    load_i8x32,
+    load_i16x16,
+    load_u8x32,
+    load_u32,
+    madd,
+    madd_i16x8,
+    maddubs,
+    pair_sums,
+    sum_i32x4,
+    sum_i32x8,
+)
+from .base import Q8, Format, fma_ref, read_f16
+
+QK, TYPE_SIZE = 256, 144
+SCALES, QS = 4, 16  # byte offsets
+assert TYPE_SIZE == QS + QK // 2
+
+
+def unpack_scales_ref(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 12) uint8 -> scales and minimums, (n, 8) each, 0..63.
+
+    Bytes 0-3 hold scales 0-3 in their low 6 bits, bytes 4-7 minimums 0-3. Bytes 8-11 hold the low 4 bits of scales
+    (low nibble) and minimums (high nibble) 4-7, whose upper 2 bits are the upper bits of bytes 0-3 and 4-7.
+    """
+    first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+    scales = np.concatenate([first & 63, (third & 15) | (first >> 6 << 4)], axis=1)
+    minimums = np.concatenate([second & 63, (third >> 4) | (second >> 6 << 4)], axis=1)
+    return scales, minimums
+
+
+def unpack_quants_ref(qs: np.ndarray) -> np.ndarray:
+    """(n, 128) uint8 -> (n, 8, 32), 0..15"""
+    pairs = qs.reshape(-1, 4, 1, 32)
+    return np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 8, 32)
+
+
+def dequantize_ref(blocks: np.ndarray) -> np.ndarray:
+    """blocks (n, 144) uint8 -> (n, 256) float32"""
+    scales, minimums = unpack_scales_ref(blocks[:, SCALES:QS])
+    d = read_f16(blocks, 0) * scales.astype(np.float32)  # (n, 8)
+    dmin = read_f16(blocks, 2) * minimums.astype(np.float32)
+    q = unpack_quants_ref(blocks[:, QS:]).astype(np.float32)
+    return (d[:, :, None] * q - dmin[:, :, None]).reshape(-1, QK)
+
+
+@inlined
+def unpack_scales(w, start):
+    """The 8 scales and 8 minimums of the block at `start`, each as two words of 4 bytes."""
+    first, second, third = load_u32(w, start), load_u32(w, start + 4), load_u32(w, start + 8)
+    low6, low4, low2 = np.uint32(0x3F3F3F3F), np.uint32(0x0F0F0F0F), np.uint32(0x03030303)
+    four, six = np.uint32(4), np.uint32(6)
+    scales = first & low6, (third & low4) | (((first >> six) & low2) << four)
+    minimums = second & low6, ((third >> four) & low4) | (((second >> six) & low2) << four)
+    return scales, minimums
+
+
+@inlined
+def dequantize_row(w, offset, num_blocks, out, out_offset):
+    flat = out.reshape(-1)
+    for b in range(num_blocks):
+        start = offset + b * TYPE_SIZE
+        d, dmin = load_f16(w, start), load_f16(w, start + 2)
+        scales, minimums = unpack_scales(w, start + SCALES)
+        for sub in range(8):
+            shift = np.uint32(8 * (sub & 3))
+            byte = np.uint32(0xFF)
+            scale = d * np.float32((scales[sub >> 2] >> shift) & byte)
+            minimum = dmin * np.float32((minimums[sub >> 2] >> shift) & byte)
+            for j in range(32):
+                q = w[start + QS + (sub >> 1) * 32 + j] >> (4 * (sub & 1)) & 15
+                flat[out_offset + b * QK + sub * 32 + j] = scale * np.float32(q) - minimum
+
+
+def vec_dot_ref(blocks: np.ndarray, x: Q8) -> np.float32:
+    """One row (n, 144) times one token: exact integer sums in a block, blocks in ascending order."""
+    d, dmin = read_f16(blocks, 0)[:, 0], read_f16(blocks, 2)[:, 0]
+    scales, minimums = unpack_scales_ref(blocks[:, SCALES:QS])
+    q = unpack_quants_ref(blocks[:, QS:]).astype(np.int32)  # (n, 8, 32)
+    s = ((q * x.q.reshape(-1, 8, 32)).sum(2) * scales).sum(1)  # (n,)
+    m = (x.sums.reshape(-1, 8, 2).sum(2, dtype=np.int32) * minimums).sum(1)
+    acc = np.float32(0)
+    for b in range(len(blocks)):
+        acc = fma_ref(x.d[b], fma_ref(d[b], np.float32(s[b]), -(dmin[b] * np.float32(m[b]))), acc)
+    return acc
+
+
+@inlined
+def vec_dot(w, offset, num_blocks, x, token):
+    acc = np.float32(0)
+    for b in range(num_blocks):
+        start = offset + b * TYPE_SIZE
+        column = token * num_blocks + b
+        scales, minimums = unpack_scales(w, start + SCALES)
+        scales8 = bytes_to_i16x8(scales[0], scales[1])
+        total = i32x8(0)
+        for pair in range(4):
+            q = load_u8x32(w, start + QS + 32 * pair)
+            low = maddubs(q & 15, load_i8x32(x.q, column * QK + 64 * pair))
+            high = maddubs(q >> 4, load_i8x32(x.q, column * QK + 64 * pair + 32))
+            total += madd(low, i16x16(scales8[2 * pair])) + madd(high, i16x16(scales8[2 * pair + 1]))
+        sums = pair_sums(load_i16x16(x.sums, column * 16))  # of each 32 elements
+        m = sum_i32x4(madd_i16x8(bytes_to_i16x8(minimums[0], minimums[1]), sums))
+        block = fma_f32(load_f16(w, start), np.float32(sum_i32x8(total)), -(load_f16(w, start + 2) * np.float32(m)))
+        acc = fma_f32(load_f32(x.d, column), block, acc)
+    return acc
+
+
+FORMAT = Format("Q4_K", 12, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)

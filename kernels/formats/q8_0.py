@@ -1,0 +1,63 @@
+"""Q8_0: 32 weights of 8 bits and a scale.
+
+::
+
+    bytes 0-1    d    float16   scale
+    bytes 2-33   qs   int8[32]  weight j = d * qs[j]
+
+8.5 bits a weight. Layout: ggml's ``block_q8_0``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..cache import inlined
+from ..simd import abs_u8, fma_f32, i16x16, load_f16, load_f32, load_i8x32, madd, maddubs, sign, sum_i32x8
+from .base import Q8, Format, fma_ref, read_f16
+
+QK, TYPE_SIZE = 32, 34
+assert TYPE_SIZE == 2 + QK
+
+
+def dequantize_ref(blocks: np.ndarray) -> np.ndarray:
+    """blocks (n, 34) uint8 -> (n, 32) float32"""
+    return read_f16(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
+
+
+@inlined
+def dequantize_row(w, offset, num_blocks, out, out_offset):
+    flat = out.reshape(-1)
+    for b in range(num_blocks):
+        start = offset + b * TYPE_SIZE
+        d = load_f16(w, start)
+        for j in range(QK):
+            flat[out_offset + b * QK + j] = d * np.float32(np.int8(w[start + 2 + j]))
+
+
+def vec_dot_ref(blocks: np.ndarray, x: Q8) -> np.float32:
+    """One row (n, 34) times one token: exact integer sums in a block, blocks in ascending order."""
+    d = read_f16(blocks, 0)[:, 0]
+    q = blocks[:, 2:].view(np.int8).astype(np.int32)  # (n, 32)
+    s = (q * x.q.reshape(-1, QK)).sum(1)  # (n,)
+    acc = np.float32(0)
+    for b in range(len(blocks)):
+        acc = fma_ref(x.d[b], d[b] * np.float32(s[b]), acc)
+    return acc
+
+
+@inlined
+def vec_dot(w, offset, num_blocks, x, token):
+    acc = np.float32(0)
+    for b in range(num_blocks):
+        start = offset + b * TYPE_SIZE
+        q = load_i8x32(w, start + 2)
+        column = token * num_blocks + b
+        # maddubs takes unsigned by signed: |q| * (x with the sign of q). 2 * 128 * 127 fits int16.
+        products = maddubs(abs_u8(q), sign(load_i8x32(x.q, column * QK), q))
+        s = sum_i32x8(madd(products, i16x16(1)))
+        acc = fma_f32(load_f32(x.d, column), load_f16(w, start) * np.float32(s), acc)
+    return acc
+
+
+FORMAT = Format("Q8_0", 8, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
