@@ -34,21 +34,22 @@ __all__ = [
 _COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
-def kernel(function: Callable | None = None, /, **options: Any) -> Any:
+def kernel(function: Callable | None = None, /, *, twin: Callable | None = None, **options: Any) -> Any:
     """Declare a kernel: compiled, or loaded from the cache, at its first call with each set of argument types.
 
     Used plainly (``@kernel``) or with options of :func:`numba.njit` (``@kernel(parallel=True)``). Returns a
-    Numba dispatcher, or the function itself under ``NUMBA_DISABLE_JIT=1``.
+    Numba dispatcher; under ``NUMBA_DISABLE_JIT=1`` its readable `twin`, or the function itself without one.
 
     What a kernel compiles to may depend on the sources of this package, on its argument types, on the
     variables of an enclosing function, on the CPU and on ``DENSECORE_ISA``: the cache knows all of these, and
     nothing else. Functions of other packages can be kernels too, and are compiled anew in each process.
     """
     if function is None:
-        return lambda decorated: kernel(decorated, **options)
+        return lambda decorated: kernel(decorated, twin=twin, **options)
     dispatcher = numba.njit(**_COMMON_OPTIONS, **options)(function)
-    if dispatcher is not function:
-        dispatcher._cache = KernelCache(function, options)
+    if dispatcher is function:
+        return twin or function
+    dispatcher._cache = KernelCache(function, options)
     return dispatcher
 
 
