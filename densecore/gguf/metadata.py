@@ -62,9 +62,9 @@ class Metadata(Mapping[str, Any]):
         self, key: str, default: T = _REQUIRED, *, minimum: int | None = None, maximum: int | None = None
     ) -> int | T:
         """An integer from `minimum` to `maximum`, both included."""
-        value = self._get(key, default, "an integer")
-        if value is default:
-            return value
+        if key not in self._values:
+            return self._absent(key, default, "an integer")
+        value = self._values[key]
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong(key, value, "an integer")
         return self._in_range(key, value, minimum, maximum)
@@ -79,9 +79,9 @@ class Metadata(Mapping[str, Any]):
         positive: bool = False,
     ) -> float | T:
         """A finite number as float, from `minimum` to `maximum`; above zero if `positive`. Integers count."""
-        value = self._get(key, default, "a number")
-        if value is default:
-            return value
+        if key not in self._values:
+            return self._absent(key, default, "a number")
+        value = self._values[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(key, value, "a number")
         if not math.isfinite(value):
@@ -108,24 +108,24 @@ class Metadata(Mapping[str, Any]):
         Integers become floats or other integers that can hold every value; nothing else is converted.
         """
         value = self._instance(key, default, np.ndarray, "an array of numbers")
-        if value is default or dtype is None or value.dtype == dtype:
+        if key not in self._values or dtype is None or value.dtype == dtype:
             return value
         allowed = f"an array that fits {np.dtype(dtype).name}"
         if not _fits(value, np.dtype(dtype)):
             raise self.error(key, f"is an array of {value.dtype.name} from {_extent(value)}", allowed)
         return value.astype(dtype)
 
-    def _get(self, key: str, default: Any, allowed: str) -> Any:
-        value = self._values.get(key, default)
-        if value is _REQUIRED:
+    def _absent(self, key: str, default: Any, allowed: str) -> Any:
+        if default is _REQUIRED:
             raise self.error(key, "is missing", allowed)
-        return value
+        return default
 
     def _instance(self, key: str, default: Any, kind: type, allowed: str) -> Any:
-        value = self._get(key, default, allowed)
-        if value is default or isinstance(value, kind):
-            return value
-        raise self._wrong(key, value, allowed)
+        if key not in self._values:
+            return self._absent(key, default, allowed)
+        if not isinstance(self._values[key], kind):
+            raise self._wrong(key, self._values[key], allowed)
+        return self._values[key]
 
     def _in_range(self, key: str, value: Any, minimum: float | None, maximum: float | None) -> Any:
         if (minimum is None or value >= minimum) and (maximum is None or value <= maximum):

@@ -108,13 +108,17 @@ def _join(paths: list[Path], heads: list[Head]) -> dict[str, TensorInfo]:
                 problem = f"is also in the part {first}"
                 raise load_error(path, f"tensor {describe(tensor.name)}", problem, "each name once")
             tensors[tensor.name] = tensor
-        said = head.metadata.integer(TENSORS_KEY, None)
-        if said is not None:
-            _check_total(head, said, heads)
+    _check_total(heads)
     return tensors
 
 
-def _check_total(head: Head, said: int, heads: list[Head]) -> None:
-    total = sum(len(each.tensors) for each in heads)
-    if said != total:
-        raise head.metadata.error(TENSORS_KEY, f"is {said}", f"{total}, the tensors in {len(heads)} part(s)")
+def _check_total(heads: list[Head]) -> None:
+    """ModelLoadError unless every part that says how many tensors the model has is right, and the first says so."""
+    total = sum(len(head.tensors) for head in heads)
+    for index, head in enumerate(heads):
+        required = index == 0 and len(heads) > 1
+        metadata = head.metadata
+        said = metadata.integer(TENSORS_KEY) if required else metadata.integer(TENSORS_KEY, total)
+        if said != total:
+            allowed = f"{total}, the tensors of all {len(heads)} part(s) together"
+            raise metadata.error(TENSORS_KEY, f"is {said}", allowed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from densecore.exceptions import ModelLoadError
 from densecore.gguf.errors import load_error, printable
@@ -41,13 +41,13 @@ def _file_kind(mode: int) -> str:
     return "is a directory" if stat.S_ISDIR(mode) else "is not a regular file (a device, pipe or socket)"
 
 
-def _read_all(path: Path, file: BinaryIO, size: int) -> mmap.mmap:
+def _read_all(path: Path, file: BufferedReader, size: int) -> mmap.mmap:
     """Reads `size` bytes into anonymous memory, whose start is aligned to a page as a file map's is."""
     memory = mmap.mmap(-1, size)
     with memoryview(memory) as view:
         done = 0
         while done < size:
-            count = file.readinto(view[done : done + _READ_CHUNK])  # type: ignore[attr-defined]
+            count = file.readinto(view[done : done + _READ_CHUNK])
             if count == 0:
                 raise load_error(path, "file", f"ended after {done} bytes while it was read", f"{size} bytes")
             done += count

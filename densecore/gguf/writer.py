@@ -6,11 +6,11 @@ import math
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -119,8 +119,8 @@ class GGUFWriter:
     def write(self, n_parts: int = 1) -> list[Path]:
         """Writes `path`, or `n_parts` files beside it named as splits of it; returns what was written.
 
-        Each file is written under a temporary name, flushed to the disk, then renamed over its target, the
-        first part last. DenseCoreError if that fails; the targets are then as before.
+        Each file is written under a temporary name beside its target and flushed to the disk; when all are,
+        they are renamed over their targets, the first part last. DenseCoreError if a file cannot be written.
         """
         if not 1 <= n_parts <= 99999:
             raise InvalidConfigError(f"n_parts is {n_parts}; allowed: 1 to 99999")
@@ -130,9 +130,19 @@ class GGUFWriter:
         else:
             targets = split_paths(self.path, n_parts)
             parts = list(self._encode_parts(n_parts))
-        with _replacing(targets) as files:
-            for file, (head, tensors) in zip(files, parts, strict=True):
-                _write_part(file, head, tensors, self.alignment)
+        temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets]
+        try:
+            for path, (head, tensors) in zip(temporary, parts, strict=True):
+                _write_part(path, head, tensors, self.alignment)
+            for path, target in reversed(list(zip(temporary, targets, strict=True))):
+                os.replace(path, target)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise DenseCoreError(f"{printable(self.path)}: cannot write the file: {reason}") from error
+        finally:
+            for path in temporary:
+                with suppress(OSError):
+                    path.unlink()
         return targets
 
     def _encode_parts(self, n_parts: int) -> Iterator[tuple[bytes, list[_Tensor]]]:
@@ -185,33 +195,12 @@ def _padded(n_bytes: int, alignment: int) -> int:
     return -(-n_bytes // alignment) * alignment
 
 
-def _write_part(file: BinaryIO, head: bytes, tensors: Iterable[_Tensor], alignment: int) -> None:
-    file.write(head)
-    file.write(bytes(-len(head) % alignment))
-    for tensor in tensors:
-        file.write(tensor.data.reshape(-1).view(np.uint8).data)
-        file.write(bytes(-tensor.data.nbytes % alignment))
-
-
-@contextmanager
-def _replacing(targets: list[Path]) -> Iterator[Iterator[BinaryIO]]:
-    """Files to write one after another; all are renamed over `targets` at the end, or none is."""
-    temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets]
-    try:
-        yield _opened(temporary)
-        for path, target in reversed(list(zip(temporary, targets, strict=True))):
-            os.replace(path, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DenseCoreError(f"{printable(targets[0])}: cannot write the file: {reason}") from error
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
-
-
-def _opened(paths: list[Path]) -> Iterator[BinaryIO]:
-    for path in paths:
-        with open(path, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int) -> None:
+    with open(path, "xb") as file:
+        file.write(head)
+        file.write(bytes(-len(head) % alignment))
+        for tensor in tensors:
+            file.write(tensor.data.reshape(-1).view(np.uint8).data)
+            file.write(bytes(-tensor.data.nbytes % alignment))
+        file.flush()
+        os.fsync(file.fileno())
