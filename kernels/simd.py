@@ -4,7 +4,7 @@ LLVM does not find int8 dot products by itself, so kernels write vectors out. A 
 number: ``acc = fma(f32x8(d), to_f32x8(s), acc)``. This module gives
 
 * types ``u8x16 i8x16 u8x32 i8x32 i16x8 i16x16 i32x8 f32x8``: calling one broadcasts a scalar, ``f32x8(0.0)``;
-* operators ``+ - * & | ^ << >>`` between equal types or with a scalar, and ``v[lane]``;
+* operators ``+ - * / & | ^ << >>`` between equal types or with a scalar, and ``v[lane]``;
 * loads and stores: ``load_u8x32(array, offset)``. The offset counts the *array's own elements*, whatever is
   loaded: bytes for weights (uint8), floats for activations. Any alignment will do. With
   ``NUMBA_BOUNDSCHECK=1`` every access is checked and raises IndexError;
@@ -179,6 +179,7 @@ def _shift_right(builder: ir.IRBuilder, vector: Vector, a: ir.Value, b: ir.Value
 _register_operator((operator.add, operator.iadd), _arithmetic("add", "fadd"))  # vpaddb/w/d, vaddps
 _register_operator((operator.sub, operator.isub), _arithmetic("sub", "fsub"))  # vpsubb/w/d, vsubps
 _register_operator((operator.mul, operator.imul), _arithmetic("mul", "fmul"))  # vpmullw/d, vmulps
+_register_operator((operator.truediv, operator.itruediv), lambda b, v, x, y: b.fdiv(x, y))  # vdivps
 _register_operator((operator.and_, operator.iand), lambda b, v, x, y: b.and_(x, y))  # vpand
 _register_operator((operator.or_, operator.ior), lambda b, v, x, y: b.or_(x, y))  # vpor
 _register_operator((operator.xor, operator.ixor), lambda b, v, x, y: b.xor(x, y))  # vpxor
@@ -275,6 +276,8 @@ def _float16_to_float32(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _bfloat16_to_float32(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    if value.type == ir.IntType(16):
+        return builder.bitcast(builder.shl(builder.zext(value, _I32), ir.Constant(_I32, 16)), ir.FloatType())
     wide = builder.shl(builder.zext(value, I32x8.llvm), _constant(I32x8, 16))
     return builder.bitcast(wide, F32x8.llvm)
 
@@ -290,17 +293,20 @@ load_bf16x8 = _loader(
     _bfloat16_to_float32,
     "Read 8 bfloat16 as float32 (vpmovzxwd, vpslld).",
 )
+load_bf16 = _loader(types.float32, ir.IntType(16), 2, _bfloat16_to_float32, "Read a bfloat16 as float32.")
+load_i8 = _loader(types.int8, ir.IntType(8), 1, None, "Read one signed byte.")
 load_u8 = _loader(types.uint8, ir.IntType(8), 1, None, "Read one byte.")
 load_u16 = _loader(types.uint16, ir.IntType(16), 2, None, "Read a little-endian uint16 at any alignment.")
+load_i16 = _loader(types.int16, ir.IntType(16), 2, None, "Read a little-endian int16 at any alignment.")
 load_u32 = _loader(types.uint32, ir.IntType(32), 4, None, "Read a little-endian uint32 at any alignment.")
 load_f32 = _loader(types.float32, ir.FloatType(), 4, None, "Read a float32 at any alignment.")
 
 
-def _storer(vector: Vector, memory: ir.Type, size: int, convert: Callable | None, doc: str) -> Callable:
-    """An intrinsic (array, offset, vector) that writes `size` bytes."""
+def _storer(kind: types.Type, memory: ir.Type, size: int, convert: Callable | None, doc: str) -> Callable:
+    """An intrinsic (array, offset, value of type `kind`) that writes `size` bytes."""
 
     def store(typingctx, array, offset, value):
-        if not (_is_flat(array) and array.mutable and value == vector):
+        if not (_is_flat(array) and array.mutable and value == kind):
             return None
 
         def codegen(context, builder, sig, args):
@@ -309,7 +315,7 @@ def _storer(vector: Vector, memory: ir.Type, size: int, convert: Callable | None
             builder.store(stored, builder.bitcast(place, memory.as_pointer()), align=1)
             return context.get_dummy_value()
 
-        return types.void(array, types.intp, vector), codegen
+        return types.void(array, types.intp, kind), codegen
 
     store.__doc__ = doc
     return intrinsic(store)
@@ -317,6 +323,7 @@ def _storer(vector: Vector, memory: ir.Type, size: int, convert: Callable | None
 
 _HALVES = ir.VectorType(ir.HalfType(), 8)
 store_f32x8 = _storer(F32x8, F32x8.llvm, 32, None, "Write a f32x8 (vmovups).")
+store_f32 = _storer(types.float32, ir.FloatType(), 4, None, "Write a float32.")
 store_i32x8 = _storer(I32x8, I32x8.llvm, 32, None, "Write an i32x8 (vmovdqu).")
 store_i8x32 = _storer(I8x32, I8x32.llvm, 32, None, "Write an i8x32 (vmovdqu).")
 store_f16x8 = _storer(
@@ -500,9 +507,14 @@ def max_f32x8(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
     return builder.extract_element(a, ir.Constant(_I32, 0))
 
 
-@_instruction(F32x8, (F32x8, F32x8), "Larger of each pair of lanes (vmaxps).")
+@_instruction(F32x8, (F32x8, F32x8), "Larger of each pair of lanes; the second where either is NaN (vmaxps).")
 def maximum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+@_instruction(F32x8, (F32x8, F32x8), "Smaller of each pair of lanes; the second where either is NaN (vminps).")
+def minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
 @_instruction(F32x8, (F32x8, F32x8, F32x8), "a * b + c, rounded once (vfmadd).")
@@ -533,3 +545,8 @@ def to_i32x8(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
 @_instruction(F32x8, (I32x8,), "The same bits, read as float32.")
 def as_f32(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
     return builder.bitcast(a, F32x8.llvm)
+
+
+@_instruction(I32x8, (F32x8,), "The same bits, read as int32.")
+def as_i32(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
+    return builder.bitcast(a, I32x8.llvm)

@@ -1,0 +1,114 @@
+"""Rotary position embedding (Su et al. 2021) and the ways in which models stretch it to longer contexts.
+
+Each pair of elements of a head is rotated by the angle position * frequency[pair]. Which elements make a pair differs:
+
+* ``ADJACENT``: (0, 1), (2, 3), ...: Llama weights in GGUF files are stored for it;
+* ``HALVES``: (0, n/2), (1, n/2 + 1), ...: GPT-NeoX, Qwen and most others.
+
+Every kind of scaling only changes the frequencies, and a factor on the rotated values (`rope_frequencies`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from .cache import kernel
+
+ADJACENT, HALVES = 0, 1
+
+
+def rope_frequencies(
+    rope_dim: int,
+    freq_base: float,
+    *,
+    scaling: str = "none",
+    factor: float = 1.0,
+    original_context: int = 0,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    ext_factor: float = 1.0,
+    attn_factor: float = 1.0,
+    divisors: np.ndarray | None = None,
+) -> tuple[np.ndarray, float]:
+    """Angle per position of each pair, (rope_dim / 2,) float64, and the factor on rotated values.
+
+    scaling : "none"; "linear" divides positions by `factor` (Chen et al. 2023); "yarn" does so for slow frequencies
+        only and mixes in between (Peng et al. 2023, "YaRN")
+    original_context : positions that the model was trained on, before YaRN
+    beta_fast, beta_slow : full turns over `original_context` above which a frequency is kept, and below which it is
+        interpolated
+    ext_factor, attn_factor : strength of YaRN's mix, and a factor on the rotated values
+    divisors : (rope_dim / 2,) divide the frequencies: the ``rope_freqs`` tensor of Llama 3
+    """
+    frequencies = freq_base ** (-np.arange(0, rope_dim, 2, dtype=np.float64) / rope_dim)
+    if divisors is not None:
+        frequencies = frequencies / divisors
+    if scaling == "none":
+        return frequencies, attn_factor
+    stretched = frequencies / factor
+    if scaling == "linear" or ext_factor == 0:
+        return stretched, attn_factor
+
+    def pair_with_turns(turns: float) -> float:
+        """Index of the pair that makes `turns` full turns over the original context."""
+        return rope_dim * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(freq_base))
+
+    low = max(math.floor(pair_with_turns(beta_fast)), 0)
+    high = min(math.ceil(pair_with_turns(beta_slow)), rope_dim - 1)
+    ramp = np.clip((np.arange(rope_dim // 2) - low) / max(high - low, 0.001), 0, 1)
+    keep = (1 - ramp) * ext_factor
+    return stretched * (1 - keep) + frequencies * keep, attn_factor * (1 + 0.1 * math.log(factor))
+
+
+def rope_table_ref(positions, frequencies, magnitude, cos, sin) -> None:
+    """cos and sin (num_tokens, rope_dim / 2) float32 of each position's angles, times `magnitude`."""
+    angles = positions[:, None] * frequencies
+    cos[:], sin[:] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
+
+
+@kernel(twin=rope_table_ref)
+def rope_table(positions, frequencies, magnitude, cos, sin):
+    """cos and sin (num_tokens, rope_dim / 2) float32 of each position's angles, times `magnitude`."""
+    for token in range(positions.size):
+        for pair in range(frequencies.size):
+            angle = positions[token] * frequencies[pair]
+            cos[token, pair] = math.cos(angle) * magnitude
+            sin[token, pair] = math.sin(angle) * magnitude
+
+
+def rope_ref(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, pairing: int) -> None:
+    """Rotate the first rope_dim elements of each head of x (num_tokens, heads, head_dim) in place."""
+    half = cos.shape[1]
+    step, second = (2, 1) if pairing == ADJACENT else (1, half)
+    a = x[:, :, 0 : half * step : step].copy()
+    b = x[:, :, second : second + half * step : step].copy()
+    c, s = cos[:, None], sin[:, None]
+    x[:, :, 0 : half * step : step] = a * c - b * s
+    x[:, :, second : second + half * step : step] = a * s + b * c
+
+
+@kernel
+def rope_token(x, cos, sin, pairing, token):
+    half = cos.shape[1]
+    step, second = (2, 1) if pairing == ADJACENT else (1, half)
+    for head in range(x.shape[1]):
+        for pair in range(half):
+            i, j = pair * step, pair * step + second
+            a, b = x[token, head, i], x[token, head, j]
+            c, s = cos[token, pair], sin[token, pair]
+            x[token, head, i] = a * c - b * s
+            x[token, head, j] = a * s + b * c
+
+
+@kernel(parallel=True, twin=rope_ref)
+def rope(x, cos, sin, pairing):
+    """Rotate the first rope_dim elements of each head of x (num_tokens, heads, head_dim) in place.
+
+    cos, sin : (num_tokens, rope_dim / 2) from `rope_table`
+    pairing : ADJACENT or HALVES
+    """
+    for token in prange(x.shape[0]):
+        rope_token(x, cos, sin, pairing, token)
