@@ -1,1 +1,27 @@
+"""Models, one file an architecture, found by the name that GGUF files give them (`general.architecture`)."""
 
+from __future__ import annotations
+
+from densecore.exceptions import ModelLoadError
+from densecore.gguf import GGUFFile
+from densecore.models.base import Model
+from densecore.models.batch import Batch, KVCache
+from densecore.models.config import ModelConfig
+from densecore.models.hooks import Hooks
+from densecore.models.llama import Llama
+from densecore.models.qwen2 import Qwen2
+from densecore.models.qwen3 import Qwen3
+
+__all__ = ["ARCHITECTURES", "Batch", "Hooks", "KVCache", "Model", "ModelConfig", "load_model"]
+
+ARCHITECTURES: dict[str, type[Model]] = {"llama": Llama, "qwen2": Qwen2, "qwen3": Qwen3}
+
+
+def load_model(file: GGUFFile) -> Model:
+    """The model in an open file, which must stay open; ModelLoadError if it is incomplete or not supported."""
+    arch = file.metadata.string("general.architecture")
+    if arch not in ARCHITECTURES:
+        raise ModelLoadError(
+            f"{file.path}: architecture {arch!r} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return ARCHITECTURES[arch](file)

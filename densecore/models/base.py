@@ -1,0 +1,84 @@
+"""What all decoder models share: the frame around the layers.
+
+An architecture is a subclass in its own file, which says what a layer consists of (`load_layer`) and what it computes
+(`layer`). Adding one means copying the nearest file, changing these two functions, and naming it in `__init__.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from densecore.gguf import GGUFFile
+from densecore.kernels import rope
+from densecore.models.batch import Batch, KVCache
+from densecore.models.config import ModelConfig
+from densecore.models.hooks import Hooks
+from densecore.models.step import Step, Workspace
+from densecore.models.weights import WeightLoader
+
+__all__ = ["Model"]
+
+
+class Model(ABC):
+    """A decoder: embedding, layers, final norm, output matrix.
+
+    Attributes
+    ----------
+    config : dimensions.
+    token_embd, output : embedding and output matrices (n_vocab, dim); the same one where the file has no ``output``.
+    output_norm : (dim,) weight of the final norm.
+    layers : one object of weights a layer, as `load_layer` made it.
+    """
+
+    pairing: ClassVar[int] = rope.HALVES  # which elements of a head RoPE rotates together
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.config = config = ModelConfig.read(file)
+        load = WeightLoader(file)
+        self.token_embd = load.linear("token_embd", config.n_vocab, config.dim, bias=False)
+        self.output = self.token_embd
+        if load.has("output.weight"):
+            self.output = load.linear("output", config.n_vocab, config.dim, bias=False)
+        self.output_norm = load.vector("output_norm.weight", config.dim)
+        self.frequencies, self.magnitude = self._rope_frequencies(load)
+        self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
+        load.refuse_unused()
+        self.epsilon = np.float32(config.norm_epsilon)
+        self.attention_scale = np.float32(config.head_dim**-0.5)
+        self.workspace = Workspace()
+
+    @abstractmethod
+    def load_layer(self, load: WeightLoader, prefix: str) -> Any:
+        """The weights of the layer whose tensors begin with `prefix`, such as ``blk.0``."""
+
+    @abstractmethod
+    def layer(self, step: Step, x: np.ndarray, w: Any) -> None:
+        """Compute one layer: x (num_tokens, dim) is the residual stream, changed in place."""
+
+    def forward(self, batch: Batch, cache: KVCache, num_threads: int, hooks: Hooks | None = None) -> np.ndarray:
+        """Logits (num_logits, n_vocab) float32 of the tokens `batch.logits_indices`.
+
+        The result is a buffer that the next call overwrites.
+        """
+        step = Step(batch, cache, self.workspace, hooks, num_threads)
+        step.prepare_rope(self.frequencies, self.magnitude)
+        x = step.embed(self.token_embd)  # (num_tokens, dim)
+        if hooks is not None:
+            hooks.apply("embed", x)
+        for step.layer, weights in enumerate(self.layers):
+            self.layer(step, x, weights)
+        x = step.select(x, batch.logits_indices)  # (num_logits, dim)
+        (logits,) = step.project(step.norm(x, self.output_norm, self.epsilon), self.output)
+        if hooks is not None:
+            hooks.apply("logits", logits)
+        return logits
+
+    def _rope_frequencies(self, load: WeightLoader) -> tuple[np.ndarray, float]:
+        settings = self.config.rope
+        divisors = None
+        if load.has("rope_freqs.weight"):
+            divisors = load.vector("rope_freqs.weight", settings.rope_dim // 2)
+        return rope.rope_frequencies(**vars(settings), divisors=divisors)

@@ -1,0 +1,48 @@
+"""What a model computes in one step, and the cache that it reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densecore.kernels.attention import cache_width
+from densecore.models.config import ModelConfig
+
+__all__ = ["Batch", "KVCache"]
+
+CACHE_DTYPES = {"f16": np.uint16, "f32": np.float32}  # float16 is kept as its bits
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A flat list of tokens, of any mix of sequences: prefill and decode look the same. All arrays are int32."""
+
+    token_ids: np.ndarray  # (num_tokens,)
+    positions: np.ndarray  # (num_tokens,) in the token's sequence
+    slot_mapping: np.ndarray  # (num_tokens,) where in the KV cache the token's keys and values go
+    seq_index: np.ndarray  # (num_tokens,) row of block_tables
+    block_tables: np.ndarray  # (num_seqs, max_blocks) blocks of each sequence in order
+    logits_indices: np.ndarray  # (num_logits,) tokens whose logits are wanted
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_ids.size
+
+
+class KVCache:
+    """Keys and values of all layers, in blocks of `block_size` tokens.
+
+    `k[layer]` and `v[layer]` are (num_blocks, n_kv_heads, block_size, width), see `kernels.attention`. Memory is
+    reserved here and taken from the system when it is first written.
+    """
+
+    def __init__(self, config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> None:
+        shape = (num_blocks, config.n_kv_heads, block_size, cache_width(config.head_dim))
+        self.num_blocks, self.block_size, self.dtype = num_blocks, block_size, dtype
+        self.k = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
+        self.v = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in (*self.k, *self.v))

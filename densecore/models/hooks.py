@@ -1,0 +1,96 @@
+"""Hooks: read and replace activations by name while a model computes.
+
+Names, in the order in which a step reaches them (N is the layer; shapes are of float32 arrays):
+
+==================  ================================  ===============================================================
+``embed``           (num_tokens, dim)                 embeddings of the tokens
+``blk.N.resid_pre`` (num_tokens, dim)                 residual stream before the layer
+``blk.N.q``         (num_tokens, n_heads, head_dim)   queries, with bias and norm, before RoPE
+``blk.N.k``         (num_tokens, n_kv_heads, head_dim)  keys, likewise
+``blk.N.v``         (num_tokens, n_kv_heads, head_dim)  values
+``blk.N.pattern``   (n_heads, num_tokens, length)     softmax weights of each token over the positions
+``blk.N.z``         (num_tokens, n_heads, head_dim)   what each head read, before ``attn_output``
+``blk.N.attn_out``  (num_tokens, dim)                 what attention adds to the residual stream
+``blk.N.resid_mid`` (num_tokens, dim)                 residual stream between attention and feed-forward
+``blk.N.mlp_out``   (num_tokens, dim)                 what the feed-forward part adds
+``blk.N.resid_post`` (num_tokens, dim)                residual stream after the layer
+``logits``          (num_tokens, n_vocab)             the result
+==================  ================================  ===============================================================
+
+A hook is called as ``hook(value, name)``, or ``hook(value)`` if it takes one argument. It owns `value`, a copy: it may
+keep it, change it in place, or return an array of the same shape instead; either change is what the model goes on with.
+Keys may be patterns: ``blk.*.resid_post``. Asking for ``pattern`` computes that layer's attention by its readable
+twin, with the whole matrix of weights, whose results differ from the compiled kernel's in the last bits.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from densecore.exceptions import InvalidConfigError
+
+__all__ = ["LAYER_HOOKS", "Hooks"]
+
+LAYER_HOOKS = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+Hook = Callable[..., Any]
+
+
+def hook_names(n_layers: int) -> list[str]:
+    """Every name that a model of `n_layers` layers offers."""
+    layers = [f"blk.{layer}.{point}" for layer in range(n_layers) for point in LAYER_HOOKS]
+    return ["embed", *layers, "logits"]
+
+
+def _with_name(hook: Hook) -> Hook:
+    """`hook` as a function of (value, name)."""
+    try:
+        parameters = inspect.signature(hook).parameters.values()
+    except (TypeError, ValueError):  # some builtins do not tell
+        return lambda value, name: hook(value)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if len(required) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return hook
+    return lambda value, name: hook(value)
+
+
+class Hooks:
+    """The hooks of one forward pass, their patterns resolved to names."""
+
+    def __init__(self, hooks: Mapping[str, Hook], n_layers: int) -> None:
+        if not isinstance(hooks, Mapping):
+            raise InvalidConfigError(f"hooks must map names to callables, not {type(hooks).__name__}")
+        self._hooks: dict[str, list[Hook]] = {}
+        names = hook_names(n_layers)
+        for pattern, hook in hooks.items():
+            if not callable(hook):
+                raise InvalidConfigError(f"the hook for {pattern!r} is not callable: {hook!r:.80}")
+            matching = fnmatch.filter(names, pattern)
+            if not matching:
+                raise InvalidConfigError(
+                    f"no activation is called {pattern!r}: names are embed, logits, and blk.N.POINT with N below "
+                    f"{n_layers} and POINT one of {', '.join(LAYER_HOOKS)}"
+                )
+            for name in matching:
+                self._hooks.setdefault(name, []).append(_with_name(hook))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._hooks
+
+    def apply(self, name: str, value: np.ndarray) -> None:
+        """Call the hooks of `name`; what they leave is written back to `value`."""
+        for hook in self._hooks.get(name, ()):
+            copy = value.copy()
+            result = hook(copy, name)
+            if result is None:
+                result = copy
+            result = np.asarray(result)
+            if result.shape != value.shape:
+                raise InvalidConfigError(f"the hook for {name} returned shape {result.shape}; expected {value.shape}")
+            value[...] = result

@@ -1,0 +1,142 @@
+"""The operations of one step: what a model's layer calls, in terms of its words.
+
+Each method is one kernel over preallocated buffers. A buffer is named after what it holds (`attn_q`, `ffn_gate`) and
+is used again in the next layer and the next step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from densecore.kernels import activation, attention, matmul, norm, quantize, rope
+from densecore.kernels.formats import Q8
+from densecore.models.batch import Batch, KVCache
+from densecore.models.hooks import Hooks
+from densecore.models.weights import Linear
+
+__all__ = ["Step", "Workspace"]
+
+
+class Workspace:
+    """Named buffers that grow to the largest shape asked for."""
+
+    def __init__(self) -> None:
+        self._flat: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """Buffer `name` with this shape; its contents are undefined."""
+        size = int(np.prod(shape))
+        flat = self._flat.get(name)
+        if flat is None or flat.size < size:
+            flat = self._flat[name] = np.empty(size, dtype)
+        return flat[:size].reshape(shape)
+
+    def q8(self, num_tokens: int, n_in: int, group: int) -> Q8:
+        """Buffers for int8 activations whose scales are shared by `group` elements."""
+        return Q8(
+            self.array("q8.q", (num_tokens, n_in), np.int8),
+            self.array("q8.d", (num_tokens, n_in // group)),
+            self.array("q8.sums", (num_tokens, n_in // quantize.SUM_LENGTH), np.int16),
+        )
+
+
+class Step:
+    """One forward pass over a batch: its tokens, its cache, its hooks and its buffers."""
+
+    def __init__(
+        self, batch: Batch, cache: KVCache, workspace: Workspace, hooks: Hooks | None, num_threads: int
+    ) -> None:
+        self.batch, self.cache, self.workspace, self.hooks = batch, cache, workspace, hooks
+        self.num_threads = num_threads
+        self.layer = 0
+        self.cos = self.sin = np.empty((0, 0), np.float32)
+
+    def hook(self, point: str, value: np.ndarray) -> None:
+        """Let hooks see and change `value`, the activation at `point` of the current layer."""
+        if self.hooks is not None:
+            self.hooks.apply(f"blk.{self.layer}.{point}", value)
+
+    def embed(self, weight: Linear) -> np.ndarray:
+        """Rows of the embedding matrix: (num_tokens, dim)."""
+        out = self.workspace.array("residual", (self.batch.num_tokens, weight.n_in))
+        fmt = weight.format
+        matmul.embed(fmt, fmt.qk, fmt.type_size, weight.data, self.batch.token_ids, out)
+        return out
+
+    def norm(self, x: np.ndarray, weight: np.ndarray, epsilon: np.float32, name: str = "norm") -> np.ndarray:
+        """RMSNorm over the last axis; the result has the shape of x."""
+        out = self.workspace.array(name, x.shape)
+        rows = (-1, weight.size)
+        norm.rms_norm(x.reshape(rows), weight, epsilon, out.reshape(rows))
+        return out
+
+    def project(self, x: np.ndarray, *weights: Linear) -> list[np.ndarray]:
+        """x (num_tokens, n_in) times each matrix, plus its bias: a list of (num_tokens, n_out).
+
+        Quantized weights take x in int8: it is converted once for all that share a group length.
+        """
+        outs: dict[str, np.ndarray] = {}
+        for group in sorted({weight.format.group for weight in weights}):
+            operand = self._activations(x, group)
+            for weight in (w for w in weights if w.format.group == group):
+                outs[weight.role] = self._multiply(operand, weight, len(x))
+        return [outs[weight.role] for weight in weights]
+
+    def _activations(self, x: np.ndarray, group: int) -> np.ndarray | Q8:
+        if not group:
+            return x
+        q8 = self.workspace.q8(*x.shape, group)
+        quantize.quantize_q8(x, q8, group)
+        return q8
+
+    def _multiply(self, operand: np.ndarray | Q8, weight: Linear, num_tokens: int) -> np.ndarray:
+        out = self.workspace.array(weight.role, (num_tokens, weight.n_out))
+        matmul.matmul(weight.format, weight.format.type_size, weight.data, operand, out, self.num_threads)
+        if weight.bias is not None:
+            activation.add(out, weight.bias)
+        return out
+
+    def prepare_rope(self, frequencies: np.ndarray, magnitude: float) -> None:
+        """Tables of cos and sin (num_tokens, rope_dim / 2) for all layers of this step."""
+        shape = (self.batch.num_tokens, frequencies.size)
+        self.cos, self.sin = self.workspace.array("cos", shape), self.workspace.array("sin", shape)
+        rope.rope_table(self.batch.positions, frequencies, magnitude, self.cos, self.sin)
+
+    def rope(self, x: np.ndarray, pairing: int) -> None:
+        """Rotate the heads of x (num_tokens, heads, head_dim) in place."""
+        rope.rope(x, self.cos, self.sin, pairing)
+
+    def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.float32) -> np.ndarray:
+        """Store k and v, attend with q; all (num_tokens, heads, head_dim), and so is the result (n_heads)."""
+        batch, k_cache, v_cache = self.batch, self.cache.k[self.layer], self.cache.v[self.layer]
+        attention.store_kv(k, v, batch.slot_mapping, k_cache, v_cache)
+        out = self.workspace.array("attention", q.shape)
+        if self.hooks is not None and f"blk.{self.layer}.pattern" in self.hooks:
+            self._hooked_attention(q, k_cache, v_cache, scale, out)
+        else:
+            attention.attention(q, k_cache, v_cache, batch.block_tables, batch.seq_index, batch.positions, scale, out)
+        return out
+
+    def _hooked_attention(self, q, k_cache, v_cache, scale: np.float32, out: np.ndarray) -> None:
+        """Attention by its readable twin, with the matrix of weights open to hooks."""
+        for sequence in np.unique(self.batch.seq_index):
+            tokens = np.flatnonzero(self.batch.seq_index == sequence)
+            table, positions = self.batch.block_tables[sequence], self.batch.positions[tokens]
+            pattern = attention.attention_pattern_ref(q[tokens], k_cache, table, positions, scale)
+            self.hook("pattern", pattern)
+            out[tokens] = attention.attention_output_ref(pattern, v_cache, table, q.shape[2])
+
+    def swiglu(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """silu(gate) * up, in the buffer of `gate`."""
+        activation.swiglu(gate, up, gate)
+        return gate
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """x += y: onto the residual stream."""
+        activation.add(x, y)
+
+    def select(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Rows `indices` of x."""
+        out = self.workspace.array("selected", (indices.size, x.shape[1]))
+        np.take(x, indices, axis=0, out=out)
+        return out

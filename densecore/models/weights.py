@@ -1,0 +1,87 @@
+"""Weights of a model as they lie in the mapped file: nothing is copied but vectors.
+
+`WeightLoader` hands out tensors by name, checks each one's shape and type, and in the end refuses a file with tensors
+that the architecture does not use, because leaving them out would silently compute something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densecore.exceptions import ModelLoadError
+from densecore.gguf import GGUFFile, TensorInfo
+from densecore.kernels.formats import FORMATS, Format
+
+__all__ = ["Linear", "WeightLoader"]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A weight matrix (n_out, n_in) in its format, and a bias where the file has one."""
+
+    name: str  # as in the file, without ".weight"
+    format: Format
+    data: np.ndarray  # (n_out * row_bytes,) uint8, a view of the file
+    n_out: int
+    n_in: int
+    bias: np.ndarray | None = None  # (1, n_out) float32
+
+    @property
+    def role(self) -> str:
+        """The last part of the name, such as ``attn_q``: the same in every layer."""
+        return self.name.rsplit(".", 1)[-1]
+
+
+class WeightLoader:
+    """Tensors of one file by name, each checked; see the module's text."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.file = file
+        self._used: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        return name in self.file.tensors
+
+    def linear(self, name: str, n_out: int, n_in: int, *, bias: bool | None = None) -> Linear:
+        """The matrix `name`.weight and the vector `name`.bias: required (True), refused (False), or as found (None)."""
+        info, fmt = self._tensor(f"{name}.weight", (n_in, n_out))
+        data = self.file.tensor_data(info.name)
+        vector = None
+        if bias or (bias is None and self.has(f"{name}.bias")):
+            vector = self.vector(f"{name}.bias", n_out).reshape(1, n_out)
+        return Linear(name, fmt, data, n_out, n_in, vector)
+
+    def vector(self, name: str, n: int) -> np.ndarray:
+        """A tensor of one dimension as float32 (n,), copied."""
+        info, fmt = self._tensor(name, (n,))
+        if fmt.group:
+            raise ModelLoadError(f"{self.file.path}: tensor {name} is {fmt.name}; a vector must be F32, F16 or BF16")
+        blocks = self.file.tensor_data(info.name).reshape(-1, fmt.type_size)
+        return fmt.dequantize_ref(blocks).reshape(n)
+
+    def refuse_unused(self) -> None:
+        """ModelLoadError if the file holds tensors that were not asked for."""
+        unused = [name for name in self.file.tensors if name not in self._used]
+        if unused:
+            arch = self.file.metadata.string("general.architecture")
+            raise ModelLoadError(
+                f"{self.file.path}: {len(unused)} tensors are not part of architecture {arch!r} as DenseCore knows it: "
+                f"{', '.join(unused[:4])}{', ...' if len(unused) > 4 else ''}"
+            )
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> tuple[TensorInfo, Format]:
+        info = self.file.tensors.get(name)
+        if info is None:
+            raise ModelLoadError(f"{self.file.path}: tensor {name} of shape {shape} is missing")
+        if info.shape != shape:
+            raise ModelLoadError(f"{self.file.path}: tensor {name} has shape {info.shape}; expected {shape}")
+        fmt = FORMATS.get(info.type.name)
+        if fmt is None:
+            raise ModelLoadError(
+                f"{self.file.path}: tensor {name} is of type {info.type.name}, for which there is no kernel; "
+                f"supported are {', '.join(sorted(FORMATS))}"
+            )
+        self._used.add(name)
+        return info, fmt
