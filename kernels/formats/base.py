@@ -17,6 +17,30 @@ from numba import types
 from numba.core.pythonapi import NativeValue
 from numba.extending import models, overload, register_model, typeof_impl, unbox
 
+from ..cache import inlined
+from ..simd import (
+    abs_u8,
+    concat_i16,
+    concat_u8,
+    f32x8,
+    fma,
+    fma_f32,
+    i16x8,
+    i16x16,
+    load_f32,
+    load_f32x8,
+    load_i8x32,
+    load_i16,
+    load_u8x16,
+    madd,
+    maddubs,
+    sign,
+    store_f32,
+    sum_f32x8,
+    sum_i32x8,
+    with_lane,
+)
+
 
 class Q8(NamedTuple):
     """Activations in int8: value = d * q. What dot products of quantized weights take.
@@ -114,6 +138,78 @@ def _dequantize_row(fmt, w, offset, num_blocks, out, out_offset):
     return lambda fmt, w, offset, num_blocks, out, out_offset: compiled(w, offset, num_blocks, out, out_offset)
 
 
+# ------------------------------------------------------- helpers of the compiled forms
+
+
+@inlined
+def dot_32(q, x, column):
+    """Exact sum of 32 unsigned q, at most 128, times the 32 elements that are `column` of x, as int32.
+
+    Each int16 of `maddubs` holds two products: 2 * 128 * 127 fits.
+    """
+    return sum_i32x8(madd(maddubs(q, load_i8x32(x.q, 32 * column)), i16x16(1)))
+
+
+@inlined
+def maddubs_signed(q, x):
+    """Products of signed bytes q and x, x within -127..127, neighbours added: |q| times (x with the sign of q).
+
+    2 * 128 * 127 fits int16.
+    """
+    return maddubs(abs_u8(q), sign(x, q))
+
+
+@inlined
+def dot_32_signed(q, x, column):
+    """Exact sum of 32 signed q times the 32 elements that are `column` of x, as int32."""
+    return sum_i32x8(madd(maddubs_signed(q, load_i8x32(x.q, 32 * column)), i16x16(1)))
+
+
+@inlined
+def sum_32(x, column):
+    """Sum of the 32 elements that are `column` of x, as int32."""
+    return np.int32(load_i16(x.sums, 2 * column)) + np.int32(load_i16(x.sums, 2 * column + 1))
+
+
+@inlined
+def load_nibbles(w, start):
+    """The 32 nibbles of 16 bytes: all low ones, then all high ones."""
+    packed = load_u8x16(w, start)
+    return concat_u8(packed, packed >> 4) & 15
+
+
+@inlined
+def scale_pair(scales, run):
+    """Scales 2 * run and 2 * run + 1 of an i16x16, eight times each: the factors of a run of 32 after `maddubs`."""
+    return concat_i16(i16x8(scales[2 * run]), i16x8(scales[2 * run + 1]))
+
+
+def float_operations(load: Callable, load_8: Callable, type_size: int) -> tuple[Callable, Callable]:
+    """`dequantize_row` and `vec_dot` of a format whose blocks are single floats of `type_size` bytes.
+
+    load, load_8 : intrinsics (w, byte offset) -> float32, and -> f32x8 for eight in a row.
+    """
+
+    @inlined
+    def dequantize_row(w, offset, num_blocks, out, out_offset):
+        for k in range(num_blocks):
+            store_f32(out, out_offset + k, load(w, offset + k * type_size))
+
+    @inlined
+    def vec_dot(w, offset, num_blocks, x, token):
+        acc = f32x8(0.0)
+        first = token * num_blocks
+        whole = num_blocks // 8 * 8
+        for k in range(0, whole, 8):
+            acc = fma(load_8(w, offset + k * type_size), load_f32x8(x, first + k), acc)
+        for k in range(whole, num_blocks):
+            lane = fma_f32(load(w, offset + k * type_size), load_f32(x, first + k), acc[k - whole])
+            acc = with_lane(acc, k - whole, lane)
+        return sum_f32x8(acc)
+
+    return dequantize_row, vec_dot
+
+
 # ------------------------------------------------------- helpers of the readable forms
 
 
@@ -122,9 +218,25 @@ def read_f16(blocks: np.ndarray, start: int) -> np.ndarray:
     return np.ascontiguousarray(blocks[:, start : start + 2]).view(np.float16).astype(np.float32)
 
 
+def nibbles_ref(packed: np.ndarray) -> np.ndarray:
+    """(..., n) uint8 -> (..., 2 n), 0..15: all low nibbles, then all high ones"""
+    return np.concatenate([packed & 15, packed >> 4], axis=-1)
+
+
 def fma_ref(a: Any, b: Any, c: Any) -> np.float32:
-    """float32 a * b + c rounded once: the product is exact in float64."""
-    return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+    """float32 a * b + c rounded once.
+
+    The product is exact in float64. The sum is rounded there to odd: were it rounded to nearest, a second rounding
+    to float32 could go the wrong way (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        product, addend = np.float64(a) * np.float64(b), np.float64(c)
+        total = product + addend
+        back = total - product
+        error = (product - (total - back)) + (addend - back)  # Knuth's TwoSum: total + error is exact
+        if np.isfinite(error) and error != 0 and total.view(np.int64) % 2 == 0:
+            total = np.nextafter(total, np.copysign(np.inf, error))
+        return np.float32(total)
 
 
 def float_vec_dot_ref(w: np.ndarray, x: np.ndarray) -> np.float32:

@@ -32,6 +32,7 @@ from ..simd import (
     madd_i16x8,
     maddubs,
     pair_sums,
+    store_f32,
     sum_i32x4,
     sum_i32x8,
 )
@@ -81,20 +82,35 @@ def unpack_scales(w, start):
 
 
 @inlined
+def scale_of(d, packed, sub):
+    """d times scale (or minimum) `sub` of the two words that `unpack_scales` gives."""
+    return d * np.float32((packed[sub >> 2] >> np.uint32(8 * (sub & 3))) & np.uint32(0xFF))
+
+
+@inlined
+def quants(w, start, sub):
+    """The elements of sub-block `sub`, 0..15, when the block's qs lie at `start`."""
+    return load_u8x32(w, start + 32 * (sub >> 1)) >> 4 * (sub & 1) & 15
+
+
+@inlined
+def minimum_sum(minimums, x, column):
+    """Exact sum over the sub-blocks of minimum times the sum of its 32 elements of block `column` of x."""
+    sums = pair_sums(load_i16x16(x.sums, 16 * column))
+    return sum_i32x4(madd_i16x8(bytes_to_i16x8(minimums[0], minimums[1]), sums))
+
+
+@inlined
 def dequantize_row(w, offset, num_blocks, out, out_offset):
-    flat = out.reshape(-1)
     for b in range(num_blocks):
         start = offset + b * TYPE_SIZE
         d, dmin = load_f16(w, start), load_f16(w, start + 2)
         scales, minimums = unpack_scales(w, start + SCALES)
         for sub in range(8):
-            shift = np.uint32(8 * (sub & 3))
-            byte = np.uint32(0xFF)
-            scale = d * np.float32((scales[sub >> 2] >> shift) & byte)
-            minimum = dmin * np.float32((minimums[sub >> 2] >> shift) & byte)
+            scale, minimum = scale_of(d, scales, sub), scale_of(dmin, minimums, sub)
+            q = quants(w, start + QS, sub)
             for j in range(32):
-                q = w[start + QS + (sub >> 1) * 32 + j] >> (4 * (sub & 1)) & 15
-                flat[out_offset + b * QK + sub * 32 + j] = scale * np.float32(q) - minimum
+                store_f32(out, out_offset + b * QK + 32 * sub + j, scale * np.float32(q[j]) - minimum)
 
 
 def vec_dot_ref(blocks: np.ndarray, x: Q8) -> np.float32:
@@ -119,14 +135,12 @@ def vec_dot(w, offset, num_blocks, x, token):
         scales, minimums = unpack_scales(w, start + SCALES)
         scales8 = bytes_to_i16x8(scales[0], scales[1])
         total = i32x8(0)
-        for pair in range(4):
-            q = load_u8x32(w, start + QS + 32 * pair)
-            low = maddubs(q & 15, load_i8x32(x.q, column * QK + 64 * pair))
-            high = maddubs(q >> 4, load_i8x32(x.q, column * QK + 64 * pair + 32))
-            total += madd(low, i16x16(scales8[2 * pair])) + madd(high, i16x16(scales8[2 * pair + 1]))
-        sums = pair_sums(load_i16x16(x.sums, column * 16))  # of each 32 elements
-        m = sum_i32x4(madd_i16x8(bytes_to_i16x8(minimums[0], minimums[1]), sums))
-        block = fma_f32(load_f16(w, start), np.float32(sum_i32x8(total)), -(load_f16(w, start + 2) * np.float32(m)))
+        for sub in range(8):
+            # 2 * 15 * 127 fits int16; the next 32 elements have another scale.
+            products = maddubs(quants(w, start + QS, sub), load_i8x32(x.q, column * QK + 32 * sub))
+            total += madd(products, i16x16(scales8[sub]))
+        s, m = np.float32(sum_i32x8(total)), np.float32(minimum_sum(minimums, x, column))
+        block = fma_f32(load_f16(w, start), s, -(load_f16(w, start + 2) * m))
         acc = fma_f32(load_f32(x.d, column), block, acc)
     return acc
 

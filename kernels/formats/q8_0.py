@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
-from ..simd import abs_u8, fma_f32, i16x16, load_f16, load_f32, load_i8x32, madd, maddubs, sign, sum_i32x8
-from .base import Q8, Format, fma_ref, read_f16
+from ..simd import fma_f32, load_f16, load_f32, load_i8, load_i8x32, store_f32
+from .base import Q8, Format, dot_32_signed, fma_ref, read_f16
 
 QK, TYPE_SIZE = 32, 34
 assert TYPE_SIZE == 2 + QK
@@ -27,12 +27,11 @@ def dequantize_ref(blocks: np.ndarray) -> np.ndarray:
 
 @inlined
 def dequantize_row(w, offset, num_blocks, out, out_offset):
-    flat = out.reshape(-1)
     for b in range(num_blocks):
         start = offset + b * TYPE_SIZE
         d = load_f16(w, start)
         for j in range(QK):
-            flat[out_offset + b * QK + j] = d * np.float32(np.int8(w[start + 2 + j]))
+            store_f32(out, out_offset + b * QK + j, d * np.float32(load_i8(w, start + 2 + j)))
 
 
 def vec_dot_ref(blocks: np.ndarray, x: Q8) -> np.float32:
@@ -51,11 +50,8 @@ def vec_dot(w, offset, num_blocks, x, token):
     acc = np.float32(0)
     for b in range(num_blocks):
         start = offset + b * TYPE_SIZE
-        q = load_i8x32(w, start + 2)
         column = token * num_blocks + b
-        # maddubs takes unsigned by signed: |q| * (x with the sign of q). 2 * 128 * 127 fits int16.
-        products = maddubs(abs_u8(q), sign(load_i8x32(x.q, column * QK), q))
-        s = sum_i32x8(madd(products, i16x16(1)))
+        s = dot_32_signed(load_i8x32(w, start + 2), x, column)
         acc = fma_f32(load_f32(x.d, column), load_f16(w, start) * np.float32(s), acc)
     return acc
 

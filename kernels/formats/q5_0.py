@@ -1,0 +1,76 @@
+"""Q5_0: 32 weights of 5 bits and a scale.
+
+::
+
+    bytes 0-1    d    float16    scale
+    bytes 2-5    qh   uint8[4]   bit j: bit 4 of q[j]
+    bytes 6-21   qs   uint8[16]  low nibbles: lower 4 bits of q[0] to q[15], high nibbles: of q[16] to q[31]
+
+    weight j = d * (q[j] - 16)
+
+5.5 bits a weight. Layout: ggml's ``block_q5_0``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..cache import inlined
+from ..simd import bits_to_bytes, fma_f32, load_f16, load_f32, load_u32, store_f32
+from .base import Q8, Format, dot_32, fma_ref, load_nibbles, nibbles_ref, read_f16, sum_32
+
+QK, TYPE_SIZE = 32, 22
+QH, QS = 2, 6  # byte offsets
+assert TYPE_SIZE == QS + QK // 2
+
+
+def unpack_quants_ref(blocks: np.ndarray) -> np.ndarray:
+    """blocks (n, 22) uint8 -> (n, 32), 0..31"""
+    high = np.unpackbits(blocks[:, QH:QS], axis=1, bitorder="little")
+    return nibbles_ref(blocks[:, QS:]) | high << 4
+
+
+def dequantize_ref(blocks: np.ndarray) -> np.ndarray:
+    """blocks (n, 22) uint8 -> (n, 32) float32"""
+    return read_f16(blocks, 0) * (unpack_quants_ref(blocks).astype(np.float32) - 16)
+
+
+@inlined
+def quants(w, start):
+    """The elements of the block at `start`, 0..31."""
+    return load_nibbles(w, start + QS) | bits_to_bytes(load_u32(w, start + QH)) & 16
+
+
+@inlined
+def dequantize_row(w, offset, num_blocks, out, out_offset):
+    for b in range(num_blocks):
+        start = offset + b * TYPE_SIZE
+        d = load_f16(w, start)
+        q = quants(w, start)
+        for j in range(QK):
+            store_f32(out, out_offset + b * QK + j, d * np.float32(np.int32(q[j]) - 16))
+
+
+def vec_dot_ref(blocks: np.ndarray, x: Q8) -> np.float32:
+    """One row (n, 22) times one token: exact integer sums in a block, blocks in ascending order."""
+    d = read_f16(blocks, 0)[:, 0]
+    q = unpack_quants_ref(blocks).astype(np.int32) - 16  # (n, 32)
+    s = (q * x.q.reshape(-1, QK)).sum(1)  # (n,)
+    acc = np.float32(0)
+    for b in range(len(blocks)):
+        acc = fma_ref(x.d[b], d[b] * np.float32(s[b]), acc)
+    return acc
+
+
+@inlined
+def vec_dot(w, offset, num_blocks, x, token):
+    acc = np.float32(0)
+    for b in range(num_blocks):
+        start = offset + b * TYPE_SIZE
+        column = token * num_blocks + b
+        s = dot_32(quants(w, start), x, column) - 16 * sum_32(x, column)
+        acc = fma_f32(load_f32(x.d, column), load_f16(w, start) * np.float32(s), acc)
+    return acc
+
+
+FORMAT = Format("Q5_0", 6, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
