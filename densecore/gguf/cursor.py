@@ -13,7 +13,7 @@ __all__ = ["HEAD_LIMIT", "Cursor"]
 
 # Header, metadata and tensor table together. The largest in use take about 30 MB; the bound keeps a sparse
 # file of terabytes, which costs its author nothing, from keeping a reader busy for hours.
-HEAD_LIMIT = 1 << 28
+HEAD_LIMIT = 1 << 27
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -41,7 +41,7 @@ class Cursor:
     def take(self, n_bytes: int, field: str) -> int:
         """Moves past `n_bytes` and returns where they start."""
         if n_bytes > self.remaining:
-            raise self.error(field, f"takes {n_bytes} bytes", self._left())
+            raise self.error(field, f"takes {n_bytes} bytes", f"at most {self._left()}")
         start = self.pos
         self.pos += n_bytes
         return start
@@ -57,7 +57,7 @@ class Cursor:
         value = self.u64(field)
         if value * min_bytes > self.remaining:
             most = self.remaining // min_bytes
-            raise self.error(field, f"is {value}", f"at most {most}, as {self._left()}", self.pos - 8)
+            raise self.error(field, f"is {value}", f"at most {most}, for {self._left()}", self.pos - 8)
         return value
 
     def string(self, field: str, longest: int | None = None) -> str:
@@ -66,7 +66,7 @@ class Cursor:
         if longest is not None and not 1 <= length <= longest:
             raise self.error(f"{field} length", f"is {length}", f"1 to {longest} bytes", self.pos - 8)
         if length > self.remaining:
-            raise self.error(f"{field} length", f"is {length}", self._left(), self.pos - 8)
+            raise self.error(f"{field} length", f"is {length}", f"at most {self._left()}", self.pos - 8)
         start = self.take(length, field)
         return self._text(start, self.pos, field)
 
@@ -99,5 +99,5 @@ class Cursor:
 
     def _left(self) -> str:
         if self.end < self.size:
-            return f"{self.remaining} bytes are left of the {HEAD_LIMIT} that metadata may take"
-        return f"{self.remaining} bytes are left in the file"
+            return f"the {self.remaining} bytes left of the {HEAD_LIMIT} that metadata may take"
+        return f"the {self.remaining} bytes left in the file"

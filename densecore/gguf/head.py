@@ -45,7 +45,7 @@ def read_head(cursor: Cursor, part: int = 0) -> Head:
     n_pairs = cursor.count("header metadata_kv_count", _MIN_PAIR_BYTES)
     most = (cursor.remaining - n_pairs * _MIN_PAIR_BYTES) // MIN_ENTRY_BYTES
     if n_tensors > most:
-        allowed = f"at most {most}, as {cursor.remaining} bytes are left"
+        allowed = f"at most {most}, for the {cursor.remaining} bytes left"
         raise cursor.error("header tensor_count", f"is {n_tensors}", allowed, 8)
     metadata = _read_metadata(cursor, n_pairs)
     alignment = _alignment(metadata)

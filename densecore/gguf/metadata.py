@@ -142,12 +142,14 @@ class Metadata(Mapping[str, Any]):
 
 
 def _fits(values: np.ndarray, dtype: np.dtype) -> bool:
-    if values.dtype.kind not in "iu" or dtype.kind not in "iuf":
-        return values.dtype.kind == dtype.kind == "f"
-    if dtype.kind == "f" or values.size == 0:
+    """Whether `dtype` holds all of `values`: integers as numbers of any kind, floats as floats."""
+    if values.dtype.kind not in "iuf" or dtype.kind not in ("f" if values.dtype.kind == "f" else "iuf"):
+        return False
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
         return True
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= int(values.min()) and int(values.max()) <= int(limits.max)
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return bool(limits.min <= finite.min().item() and finite.max().item() <= limits.max)
 
 
 def _extent(values: np.ndarray) -> str:

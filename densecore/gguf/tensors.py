@@ -60,7 +60,8 @@ def _read_entry(cursor: Cursor, name: str, alignment: int, part: int) -> TensorI
     kind = _read_type(cursor, field)
     if shape[0] % kind.block_size:
         allowed = f"a multiple of {kind.block_size}, the block of {kind.name}"
-        raise cursor.error(f"{field} dimension 0 (row length)", f"is {shape[0]}", allowed, cursor.pos - 4)
+        row_length = cursor.pos - 4 - 8 * len(shape)
+        raise cursor.error(f"{field} dimension 0 (row length)", f"is {shape[0]}", allowed, row_length)
     offset = cursor.u64(f"{field} offset")
     if offset % alignment:
         allowed = f"a multiple of the alignment {alignment}"
@@ -91,8 +92,8 @@ def _read_type(cursor: Cursor, field: str) -> GGMLType:
         problem = f"is {number}, which is unknown"
         if number in _REMOVED:
             problem = f"is {number} ({_REMOVED[number]}), which was removed from the format: quantize again"
-        known = ", ".join(f"{kind.value} {kind.name}" for kind in GGMLType)
-        raise cursor.error(f"{field} type", problem, known, cursor.pos - 4) from None
+        allowed = f"a type of ggml, from {min(GGMLType)} (F32) to {max(GGMLType)} ({max(GGMLType).name})"
+        raise cursor.error(f"{field} type", problem, allowed, cursor.pos - 4) from None
 
 
 def place_tensors(cursor: Cursor, table: list[TensorInfo], data_start: int) -> list[TensorInfo]:
