@@ -32,6 +32,7 @@ from numba.core.serialize import dumps
 
 from .cache_directory import cache_directory, check_private, warn_once
 from .cache_key import file_stem
+from .threading_layer import choose_threading_layer
 
 _MAGIC = b"densecore-kern1\n"
 _DIGEST_BYTES = 32
@@ -71,6 +72,7 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled version for the argument types of *sig*, or None when it has to be compiled."""
+        choose_threading_layer()  # no parallel kernel gets to run without having been here
         target_context.refresh()
         path = self._path(sig)
         if path is None:
