@@ -1,1 +1,7 @@
+"""The engine: scheduling of requests over one model and its KV cache."""
 
+from __future__ import annotations
+
+from densecore.engine.engine import Engine
+
+__all__ = ["Engine"]

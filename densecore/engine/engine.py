@@ -1,0 +1,178 @@
+"""The engine: one model, its KV cache, and the requests that it serves."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
+from typing import Any
+
+import numpy as np
+
+from densecore.config import EngineConfig, GenerationConfig
+from densecore.engine.block_manager import BlockManager
+from densecore.engine.kernel_thread import kernel_thread
+from densecore.engine.memory import available_memory
+from densecore.engine.metrics import Metrics
+from densecore.engine.runner import Runner
+from densecore.engine.scheduler import Scheduled, Scheduler
+from densecore.engine.sequence import Event, Finished, Sequence
+from densecore.engine.text import TextAssembler
+from densecore.exceptions import InferenceError, InvalidConfigError
+from densecore.models import KVCache, Model
+from densecore.sampling import Sampler
+from densecore.tokenizer import Tokenizer
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger("densecore")
+
+KV_MEMORY_FRACTION = 0.5  # of the memory that is available when the engine starts
+ELEMENT_BYTES = {"f16": 2, "f32": 4}
+
+
+class Engine:
+    """Requests come in by `submit` from any thread; the kernel thread calls `step`; events go out through `emit`.
+
+    Raises
+    ------
+    InvalidConfigError
+        `max_model_len` is beyond what the model was made for or what memory allows.
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, config: EngineConfig) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.max_model_len, num_blocks = self._plan_cache()
+        self.cache = KVCache(model.config, num_blocks, config.block_size, config.kv_cache_dtype)
+        self.scheduler = Scheduler(
+            BlockManager(num_blocks, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
+        )
+        self.runner = Runner(model, self.cache, config)
+        self.metrics = Metrics()
+        self.closed = False
+        self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet
+
+    # ------------------------------------------------------------------ any thread
+
+    def submit(self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]) -> Sequence:
+        """Queue a request; its events go to `emit`, which is called on the kernel thread and must not block."""
+        self._check_open()
+        if len(prompt_ids) >= self.max_model_len:
+            raise InvalidConfigError(
+                f"the prompt has {len(prompt_ids)} tokens, and the context is {self.max_model_len} tokens for prompt "
+                "and output together: shorten the prompt, or raise max_model_len where the model allows it"
+            )
+        sequence = Sequence(
+            prompt_ids=prompt_ids,
+            config=config,
+            sampler=Sampler(config, self.model.config.n_vocab, prompt_ids),
+            text=TextAssembler(self.tokenizer.detokenizer(prompt_ids), tuple(config.stop_sequences or ())),
+            emit=self._counted(emit),
+            max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
+            eog_ids=self.tokenizer.eog_ids,
+        )
+        self._inbox.append(sequence)
+        self.metrics.submitted()
+        kernel_thread.wake(self)
+        return sequence
+
+    def abort(self, sequence: Sequence) -> None:
+        """End a request at the next step, whatever state it is in. Harmless when repeated."""
+        sequence.aborted = True
+        kernel_thread.wake(self)
+
+    def forward(self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None = None) -> np.ndarray:
+        """Logits (num_tokens, n_vocab) float32 of every position, computed beside all requests.
+
+        Keys and values go to a cache of its own, so nothing is left behind.
+        """
+        self._check_open()
+        return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks))
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Counters and rates of `Metrics`, and the state of queue, cache and threads now."""
+        scheduler = self.scheduler
+        return {
+            **self.metrics.snapshot(),
+            "active_requests": len(scheduler.running),
+            "waiting_requests": len(scheduler.waiting) + len(self._inbox),
+            "kv_cache_usage_percent": 100 * scheduler.blocks.usage,
+            "kv_cache_blocks_total": scheduler.blocks.num_blocks,
+            "kv_cache_blocks_free": scheduler.blocks.num_free,
+            "kv_cache_bytes": self.cache.num_bytes,
+            "num_threads": self.runner.workers.num_threads,
+        }
+
+    def close(self) -> None:
+        """End all requests and refuse new ones."""
+        if not self.closed:
+            self.closed = True
+            kernel_thread.call(self._end_all)
+
+    def _counted(self, emit: Callable[[Event], None]) -> Callable[[Event], None]:
+        def send(event: Event) -> None:
+            if isinstance(event, Finished):
+                self.metrics.finished(event)
+            emit(event)
+
+        return send
+
+    # ------------------------------------------------------------------ the kernel thread
+
+    def step(self) -> bool:
+        """One tick; False when there is nothing left to do."""
+        self._admit()
+        try:
+            batch = self.scheduler.schedule()
+            logits = self.runner.run(batch)
+            self.scheduler.postprocess(batch, self._sample(batch, logits))
+        except Exception as error:  # no single request caused it: the engine cannot tell what is still sound
+            logger.exception("a step of the engine failed")
+            self._end_all(InferenceError(f"the engine failed in a step: {error}"))
+        return self.scheduler.has_work or bool(self._inbox)
+
+    def _admit(self) -> None:
+        while self._inbox:
+            self.scheduler.add(self._inbox.popleft())
+
+    def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[int | Exception]:
+        """The next token of each sequence that has logits; an unusable row fails its own sequence only."""
+        sampled: list[int | Exception] = []
+        for entry, row in zip((e for e in batch if e.wants_logits), logits, strict=True):
+            try:
+                sampled.append(entry.sequence.sampler.sample(row))
+            except Exception as error:
+                sampled.append(error)
+        return sampled
+
+    def _end_all(self, error: Exception | None = None) -> None:
+        self._admit()
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            self.scheduler.finish(sequence, "abort" if error is None else None, error)
+
+    # ------------------------------------------------------------------ sizes
+
+    def _plan_cache(self) -> tuple[int, int]:
+        """Longest sequence, and number of blocks: what memory allows, up to `max_num_seqs` sequences of full length."""
+        config, trained = self.config, self.model.config.context_length
+        wanted = config.max_model_len or trained
+        if wanted > trained:
+            raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
+        block_bytes = config.block_size * self.model.config.kv_bytes_per_token(ELEMENT_BYTES[config.kv_cache_dtype])
+        affordable = int(available_memory() * KV_MEMORY_FRACTION) // block_bytes
+        needed = -(-wanted // config.block_size)
+        if needed > affordable:
+            fitting = affordable * config.block_size
+            if config.max_model_len is not None or not fitting:
+                raise InvalidConfigError(
+                    f"max_model_len is {wanted}, whose KV cache takes {needed * block_bytes / 2**20:.0f} MiB; "
+                    f"half of the available memory holds {fitting} tokens"
+                )
+            logger.warning("context limited to %d tokens of %d by available memory", fitting, trained)
+            wanted, needed = fitting, affordable
+        return wanted, min(needed * config.max_num_seqs, affordable)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InferenceError("this model is closed: create a new DenseCore")

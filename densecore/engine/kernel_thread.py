@@ -1,0 +1,113 @@
+"""The one thread of the process that runs kernels.
+
+Numba has one pool of workers for the whole process, and the thread that starts a parallel kernel is one of them. So
+all engines share one kernel thread: it lets each engine that has work take a step in turn, and runs calls in between.
+The user's own threads never compute, are never pinned, and stay responsive to Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from densecore.exceptions import InferenceError
+
+__all__ = ["KernelThread", "Stepper", "kernel_thread"]
+
+Result = TypeVar("Result")
+
+
+class Stepper(Protocol):
+    """What the kernel thread drives: an engine."""
+
+    def step(self) -> bool:
+        """Do one step of work; False when there is nothing left to do."""
+
+
+class KernelThread:
+    """Runs steps of attached engines and calls, one at a time. Started by the first use."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition()
+        self._calls: deque[tuple[Future, Callable[[], object]]] = deque()
+        self._busy: deque[Stepper] = deque()  # engines that have work
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._stopping = False
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run `function` on the kernel thread and return its result, or raise its exception."""
+        if threading.current_thread() is self._thread:
+            return function()
+        future: Future[Result] = Future()
+        with self._wake:
+            self._ensure_started()
+            self._calls.append((future, function))
+            self._wake.notify()
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def wake(self, engine: Stepper) -> None:
+        """`engine` has work: let it take steps until `Stepper.step` returns False."""
+        with self._wake:
+            self._ensure_started()
+            if engine not in self._busy:
+                self._busy.append(engine)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread after the current step, so that no kernel runs while the interpreter goes away."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join(timeout=10)
+
+    def _ensure_started(self) -> None:
+        if self._pid != os.getpid():
+            raise InferenceError(
+                "DenseCore was used before this process was forked, and compiled threads do not survive a fork: "
+                "start worker processes with multiprocessing's 'spawn' method"
+            )
+        if self._stopping:
+            raise InferenceError("the interpreter is shutting down")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="densecore-kernels", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._calls or self._busy or self._stopping):
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                call = self._calls.popleft() if self._calls else None
+                engine = self._busy.popleft() if self._busy else None
+            if call is not None:
+                self._run_call(*call)
+            if engine is not None and engine.step():
+                with self._wake:
+                    if engine not in self._busy:
+                        self._busy.append(engine)
+
+    @staticmethod
+    def _run_call(future: Future, function: Callable[[], object]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+
+kernel_thread = KernelThread()
+atexit.register(kernel_thread.stop)

@@ -1,0 +1,51 @@
+"""Runs batches through the model, and whole sequences for `forward`. Everything here is on the kernel thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from densecore.config import EngineConfig
+from densecore.engine.batch import build_batch, contiguous_batch
+from densecore.engine.scheduler import Scheduled
+from densecore.engine.workers import WorkerThreads
+from densecore.models import Hooks, KVCache, Model
+
+__all__ = ["Runner"]
+
+
+class Runner:
+    """A model with its cache and its worker threads."""
+
+    def __init__(self, model: Model, cache: KVCache, config: EngineConfig) -> None:
+        self.model, self.cache, self.config = model, cache, config
+        self.workers = WorkerThreads(config)
+
+    def run(self, scheduled: SequenceOf[Scheduled]) -> np.ndarray:
+        """Logits (num_logits, n_vocab) of the sequences that want them, in the batch's order.
+
+        The result is a buffer that the next run overwrites.
+        """
+        if not scheduled:
+            return np.empty((0, self.model.config.n_vocab), np.float32)
+        batch = build_batch(scheduled, self.cache.block_size)
+        return self.model.forward(batch, self.cache, self.workers.apply())
+
+    def forward(self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None) -> np.ndarray:
+        """Logits (num_tokens, n_vocab) of one sequence at every position, with a cache of its own.
+
+        Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
+        """
+        checked = Hooks(hooks, self.model.config.n_layers) if hooks else None
+        num_tokens, block_size = token_ids.size, self.config.block_size
+        num_blocks = -(-num_tokens // block_size)
+        cache = KVCache(self.model.config, num_blocks, block_size, self.config.kv_cache_dtype)
+        logits = np.empty((num_tokens, self.model.config.n_vocab), np.float32)
+        chunk = num_tokens if checked else self.config.max_num_batched_tokens
+        for first in range(0, num_tokens, chunk):
+            part = token_ids[first : first + chunk]
+            batch = contiguous_batch(part, first, num_blocks, block_size)
+            logits[first : first + part.size] = self.model.forward(batch, cache, self.workers.apply(), checked)
+        return logits

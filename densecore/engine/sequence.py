@@ -1,0 +1,176 @@
+"""A request inside the engine, and the events that it sends to whoever waits for it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from enum import Enum
+
+from densecore.config import GenerationConfig
+from densecore.engine.text import TextAssembler
+from densecore.sampling import Sampler
+
+__all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
+
+logger = logging.getLogger("densecore")
+
+_ids = itertools.count(1)
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request; `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of a request; rates leave out the other phase."""
+
+    queue_seconds: float  # until the first step that computed a part of it
+    prompt_seconds: float  # from there to the first token
+    decode_seconds: float  # from the first to the last token
+    prompt_tokens: int
+    decode_tokens: int  # all but the first
+
+    @property
+    def time_to_first_token(self) -> float:
+        return self.queue_seconds + self.prompt_seconds
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds > 0 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """New text, never empty: whole characters, no part of a stop sequence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of a request: why it ended, or the error that ended it."""
+
+    finish_reason: str | None
+    token_ids: tuple[int, ...]
+    usage: Usage
+    timings: Timings
+    error: Exception | None = None
+
+
+Event = TextDelta | Finished
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One prompt and what has been generated for it.
+
+    `num_cached_tokens` of its tokens have keys and values in the blocks of `block_table`; the rest are computed next.
+    """
+
+    prompt_ids: SequenceOf[int]
+    config: GenerationConfig
+    sampler: Sampler
+    text: TextAssembler
+    emit: Callable[[Event], None]
+    max_output: int  # tokens, within both max_tokens and the context
+    eog_ids: frozenset[int] = frozenset()
+
+    seq_id: int = field(default_factory=_ids.__next__)
+    status: Status = Status.WAITING
+    token_ids: list[int] = field(default_factory=list)  # prompt, then output
+    block_table: list[int] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    aborted: bool = False  # set from any thread; the scheduler acts on it
+    created: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[len(self.prompt_ids) :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def deadline(self) -> float:
+        """In `time.perf_counter` seconds; infinity without a timeout."""
+        return self.created + self.config.timeout if self.config.timeout is not None else float("inf")
+
+    def append(self, token_id: int) -> str | None:
+        """Take a sampled token: send its text, and return the finish reason if this was the last one."""
+        self.last_token = time.perf_counter()
+        if self.first_token is None:
+            self.first_token = self.last_token
+        self.token_ids.append(token_id)
+        if token_id in self.eog_ids:
+            return "stop"
+        delta = self.text.push(token_id)
+        self._send_text(delta)
+        if self.text.stopped:
+            return "stop"
+        return "length" if self.num_output_tokens >= self.max_output else None
+
+    def finish(self, finish_reason: str | None, error: Exception | None = None) -> None:
+        """Send what text was held back, and the last event. Only the first call does anything."""
+        if self.status is Status.FINISHED:
+            return
+        self.status = Status.FINISHED
+        if error is None:
+            self._send_text(self.text.flush())
+        usage = Usage(len(self.prompt_ids), self.num_output_tokens)
+        self._send(Finished(finish_reason, tuple(self.output_ids), usage, self._timings(), error))
+
+    def _send_text(self, text: str) -> None:
+        if text:
+            self._send(TextDelta(text))
+
+    def _send(self, event: Event) -> None:
+        """A receiver that fails ends its own request, and no other."""
+        try:
+            self.emit(event)
+        except Exception:
+            logger.exception("the receiver of request %d failed", self.seq_id)
+            self.aborted = True
+
+    def _timings(self) -> Timings:
+        now = time.perf_counter()
+        started = self.started if self.started is not None else now
+        first = self.first_token if self.first_token is not None else now
+        last = self.last_token if self.last_token is not None else first
+        return Timings(
+            queue_seconds=started - self.created,
+            prompt_seconds=first - started,
+            decode_seconds=last - first,
+            prompt_tokens=len(self.prompt_ids),
+            decode_tokens=max(self.num_output_tokens - 1, 0),
+        )

@@ -1,0 +1,395 @@
+"""The SDK: `DenseCore`, a model loaded from a GGUF file. Thin over `engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import difflib
+import os
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from densecore.config import EngineConfig, GenerationConfig
+from densecore.engine import Engine
+from densecore.engine.sequence import Event, Finished, TextDelta, Timings, Usage
+from densecore.exceptions import InvalidConfigError, UnsupportedFeatureError
+from densecore.gguf import GGUFFile
+from densecore.models import load_model
+from densecore.tokenizer import ChatTemplate, Tokenizer
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["DenseCore", "GenerationResult", "TextStream"]
+
+
+class _FromConfig:
+    """Stands for an argument that was not given: `config`, or `GenerationConfig`'s default, decides."""
+
+    def __repr__(self) -> str:
+        return "<from config>"
+
+
+_FROM_CONFIG: Any = _FromConfig()
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished generation.
+
+    Attributes
+    ----------
+    text : what was generated, without stop sequences.
+    token_ids : its tokens, the end-of-generation token included where there was one.
+    finish_reason : ``stop`` (end of generation, or a stop sequence) or ``length``.
+    usage : numbers of tokens.
+    logprobs : None; log-probabilities come in a later version.
+    timings : seconds and rates.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    usage: Usage
+    logprobs: None
+    timings: Timings
+
+
+class TextStream(Iterator[str]):
+    """Text of a running request as it comes. Closing it, or dropping it, ends the request.
+
+    `result` is the `GenerationResult` once the stream has ended, None before.
+    """
+
+    def __init__(self, engine: Engine, prompt_ids: SequenceOf[int], config: GenerationConfig) -> None:
+        self._engine = engine
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._parts: list[str] = []
+        self._closed = False
+        self.result: GenerationResult | None = None
+        self._sequence = engine.submit(prompt_ids, config, self._events.put)
+
+    def __next__(self) -> str:
+        if self._closed:
+            raise StopIteration
+        try:
+            event = self._events.get()
+        except BaseException:  # Ctrl-C while waiting
+            self.close()
+            raise
+        if isinstance(event, TextDelta):
+            self._parts.append(event.text)
+            return event.text
+        self._closed = True
+        self.result = _result(event, "".join(self._parts))
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the request, if it is still running."""
+        if not self._closed:
+            self._closed = True
+            self._engine.abort(self._sequence)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_sequence"):
+            with contextlib.suppress(Exception):  # the interpreter may be going away
+                self.close()
+
+
+def _result(event: Finished, text: str) -> GenerationResult:
+    """The result of a request that ended, or its error."""
+    if event.error is not None:
+        raise event.error
+    return GenerationResult(text, list(event.token_ids), str(event.finish_reason), event.usage, None, event.timings)
+
+
+class DenseCore:
+    """A model ready to generate. Safe to use from several threads and from asyncio.
+
+    Parameters
+    ----------
+    main_model_path : path of a GGUF file; of a split one, any part.
+    threads : worker threads; 0 takes what the machine, affinity and cgroup quota allow.
+    hf_repo_id : Hugging Face repository whose tokenizer is used instead of the file's.
+    draft_model_path : model for speculative decoding (in a later version).
+    **engine_options : fields of `EngineConfig`, such as `max_model_len` or `kv_cache_dtype`.
+
+    Raises
+    ------
+    ModelLoadError
+        The file is missing, broken or of a kind that is not supported.
+    InvalidConfigError
+        An option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        main_model_path: str | os.PathLike[str],
+        threads: int = 0,
+        hf_repo_id: str | None = None,
+        *,
+        draft_model_path: str | os.PathLike[str] | None = None,
+        **engine_options: Any,
+    ) -> None:
+        if draft_model_path is not None:
+            _later("draft_model_path (speculative decoding)")
+        config = _engine_config(threads, engine_options)
+        self._file = GGUFFile.open(os.path.expanduser(os.fspath(main_model_path)))
+        try:
+            model = load_model(self._file)
+            self._tokenizer = Tokenizer.from_hub(hf_repo_id) if hf_repo_id else Tokenizer.from_gguf(self._file)
+            self._engine = Engine(model, self._tokenizer, config)
+        except BaseException:
+            self._file.close()
+            raise
+        self._template = ChatTemplate.for_tokenizer(self._tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        cache_dir: str | None = None,
+        threads: int = 0,
+        *,
+        draft_repo_id: str | None = None,
+    ) -> DenseCore:
+        """Download a model from the Hugging Face Hub and load it (in a later version)."""
+        _later("from_pretrained: download the GGUF file yourself and pass its path to DenseCore(...)")
+
+    # ------------------------------------------------------------------ generation
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int = _FROM_CONFIG,
+        temperature: float = _FROM_CONFIG,
+        top_p: float = _FROM_CONFIG,
+        top_k: int = _FROM_CONFIG,
+        repetition_penalty: float = _FROM_CONFIG,
+        stop_sequences: list[str] | None = _FROM_CONFIG,
+        config: GenerationConfig | None = None,
+        **options: Any,
+    ) -> str:
+        """Continue `prompt` and return the new text.
+
+        Arguments are the fields of `GenerationConfig`; those given here override `config`.
+
+        Raises
+        ------
+        InvalidConfigError
+            An argument is out of range, or the prompt is longer than the context.
+        TimeoutError
+            `timeout` seconds passed before the end.
+        InferenceError
+            The model gave NaN, or the engine is closed.
+        """
+        named = _given(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            stop_sequences=stop_sequences,
+        )
+        return self.complete(prompt, config, **named, **options).text
+
+    def complete(
+        self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
+    ) -> GenerationResult:
+        """As `generate`, with token ids, finish reason, usage and timings; `prompt` may be token ids."""
+        return _drain(self._stream(self._prompt_ids(prompt), config, options))
+
+    def stream(self, prompt: str | SequenceOf[int], **kwargs: Any) -> TextStream:
+        """Iterate over the new text as it is generated; arguments as for `generate`.
+
+        The request starts at once. Closing the stream, or dropping it, ends the request.
+        """
+        config = kwargs.pop("config", None)
+        return self._stream(self._prompt_ids(prompt), config, kwargs)
+
+    async def stream_async(self, prompt: str | SequenceOf[int], **kwargs: Any) -> AsyncIterator[str]:
+        """As `stream`, for asyncio: computing does not block the event loop."""
+        config = _generation_config(kwargs.pop("config", None), kwargs)
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        sequence = self._engine.submit(
+            self._prompt_ids(prompt), config, lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
+        )
+        try:
+            while isinstance(event := await events.get(), TextDelta):
+                yield event.text
+            _result(event, "")
+        finally:
+            self._engine.abort(sequence)
+
+    def chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        """The assistant's answer to a conversation, put together by the model's own chat template.
+
+        messages : dicts with ``role`` and ``content``; all of them reach the model
+        """
+        return self.complete_chat(messages, **kwargs).text
+
+    def complete_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> GenerationResult:
+        """As `chat`, with token ids, finish reason, usage and timings."""
+        return _drain(self.stream_chat(messages, **kwargs))
+
+    def stream_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> TextStream:
+        """As `chat`, as a stream of text."""
+        config = kwargs.pop("config", None)
+        return self._stream(self._prompt_ids(self.apply_chat_template(messages)), config, kwargs)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **variables: Any) -> str:
+        """The prompt that `chat` makes of a conversation; ChatML where the model has no template."""
+        return self._template.render(messages, **variables)
+
+    # ------------------------------------------------------------------ research
+
+    def forward(self, token_ids: SequenceOf[int], hooks: Mapping[str, Callable[..., Any]] | None = None) -> np.ndarray:
+        """Logits (num_tokens, n_vocab) float32 of every position of `token_ids`; leaves no trace.
+
+        hooks : activation name -> callable that reads or replaces it, see `densecore.models.hooks`
+
+        Raises
+        ------
+        InvalidConfigError
+            No tokens, too many, or ids out of range; a hook's name is unknown.
+        """
+        ids = np.array(self._checked_ids(token_ids), np.int32)
+        if ids.size > self._engine.max_model_len:
+            raise InvalidConfigError(f"{ids.size} tokens are more than the context of {self._engine.max_model_len}")
+        return self._engine.forward(ids, hooks)
+
+    # ------------------------------------------------------------------ tokens
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of `text`, without BOS; special tokens in the text are recognised."""
+        return self._tokenizer.encode(_checked_text("text", text), add_special=False, parse_special=True)
+
+    def detokenize(self, token_ids: SequenceOf[int]) -> str:
+        """Text of token ids."""
+        return self._tokenizer.decode(list(token_ids))
+
+    # ------------------------------------------------------------------ the rest of the contract
+
+    def embed(self, text: str, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
+        """Embedding of a text (in a later version)."""
+        _later("embed")
+
+    def embed_batch(self, texts: list[str], pooling: str = "mean", normalize: bool = True) -> np.ndarray:
+        """Embeddings of several texts (in a later version)."""
+        _later("embed_batch")
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence, prompt and output together, in tokens."""
+        return self._engine.max_model_len
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Counts, rates and cache use now; see the keys in the documentation."""
+        return self._engine.get_metrics()
+
+    def close(self) -> None:
+        """End all requests and let go of the file. Harmless when repeated."""
+        self._engine.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ inside
+
+    def _stream(self, prompt_ids: list[int], config: GenerationConfig | None, options: Mapping[str, Any]) -> TextStream:
+        return TextStream(self._engine, prompt_ids, _generation_config(config, options))
+
+    def _prompt_ids(self, prompt: str | SequenceOf[int]) -> list[int]:
+        """Tokens to continue: a text gets the model's BOS, unless it begins with it; ids are taken as they are."""
+        if not isinstance(prompt, str):
+            return self._checked_ids(prompt)
+        tokenizer = self._tokenizer
+        ids = tokenizer.encode(_checked_text("prompt", prompt), add_special=False, parse_special=True)
+        if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
+            ids.insert(0, tokenizer.bos_id)
+        return self._checked_ids(ids)
+
+    def _checked_ids(self, token_ids: SequenceOf[int]) -> list[int]:
+        n_vocab = self._engine.model.config.n_vocab
+        try:
+            ids = [index.__index__() for index in token_ids]
+        except (TypeError, AttributeError):
+            raise InvalidConfigError("expected text or a list of token ids (integers)") from None
+        if not ids:
+            raise InvalidConfigError("the prompt is empty: give at least one token")
+        for token_id in ids:
+            if not 0 <= token_id < n_vocab:
+                raise InvalidConfigError(f"token id {token_id} is outside of the vocabulary: 0 to {n_vocab - 1}")
+        return ids
+
+
+def _drain(stream: TextStream) -> GenerationResult:
+    """Wait for the end of a stream."""
+    for _ in stream:
+        pass
+    assert stream.result is not None
+    return stream.result
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not _FROM_CONFIG}
+
+
+def _checked_text(name: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise InvalidConfigError(f"{name} must be a string, not {type(text).__name__}")
+    return text
+
+
+def _reject_unknown(kind: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+            raise InvalidConfigError(f"unknown {kind} {name!r}: {hint}")
+
+
+def _generation_config(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
+    """`config` with what was given explicitly in its place."""
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise InvalidConfigError(f"config must be a GenerationConfig, not {type(config).__name__}")
+    _reject_unknown("argument", options, GenerationConfig.names())
+    merged = dataclasses.replace(config or GenerationConfig(), **options)
+    if merged.json_mode:
+        _later("json_mode")
+    return merged
+
+
+def _engine_config(threads: int, options: Mapping[str, Any]) -> EngineConfig:
+    known = frozenset(field.name for field in dataclasses.fields(EngineConfig)) - {"threads"}
+    _reject_unknown("option", options, known)
+    return EngineConfig(threads=threads, **options)
+
+
+def _later(feature: str) -> NoReturn:
+    raise UnsupportedFeatureError(f"{feature}: not in this version of DenseCore yet")
