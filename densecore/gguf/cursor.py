@@ -13,7 +13,7 @@ __all__ = ["HEAD_LIMIT", "Cursor"]
 
 # Header, metadata and tensor table together. The largest in use take about 30 MB; the bound keeps a sparse
 # file of terabytes, which costs its author nothing, from keeping a reader busy for hours.
-HEAD_LIMIT = 1 << 27
+HEAD_LIMIT = 1 << 26
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")

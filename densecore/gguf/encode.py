@@ -15,6 +15,22 @@ __all__ = ["encode_string", "encode_value"]
 
 _TYPE_OF_DTYPE = {kind.dtype: kind for kind in ValueType if kind not in (ValueType.STRING, ValueType.ARRAY)}
 
+# Python types that each type takes, and its code for struct.
+_ELEMENTS: dict[ValueType, tuple[tuple[type, ...], str]] = {
+    ValueType.UINT8: ((int,), "B"),
+    ValueType.INT8: ((int,), "b"),
+    ValueType.UINT16: ((int,), "H"),
+    ValueType.INT16: ((int,), "h"),
+    ValueType.UINT32: ((int,), "I"),
+    ValueType.INT32: ((int,), "i"),
+    ValueType.FLOAT32: ((int, float), "f"),
+    ValueType.BOOL: ((bool,), "?"),
+    ValueType.STRING: ((str,), ""),
+    ValueType.UINT64: ((int,), "Q"),
+    ValueType.INT64: ((int,), "q"),
+    ValueType.FLOAT64: ((int, float), "d"),
+}
+
 
 def encode_string(text: str) -> bytes:
     """u64 length in bytes, then UTF-8. InvalidConfigError if `text` holds lone surrogates."""
@@ -42,31 +58,23 @@ def encode_value(value: Any, kind: ValueType | None = None) -> bytes:
 
 
 def _encode_elements(values: Any, kind: ValueType) -> bytes:
+    """The elements one after another. Nothing is rounded, wrapped or converted but integers to floats."""
     if kind is ValueType.ARRAY:
         raise InvalidConfigError(
             "metadata type is ARRAY; allowed: the type of the elements, which are not arrays"
         )
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    accepted, code = _ELEMENTS[kind]
+    if not all(type(value) in accepted for value in plain):
+        raise InvalidConfigError(f"metadata value is {describe(plain)}; allowed: what {kind.name} holds")
     if kind is ValueType.STRING:
-        if not all(isinstance(value, str) for value in values):
-            raise InvalidConfigError(f"metadata value is {describe(values)}; allowed: strings")
-        return b"".join(map(encode_string, values))
+        return b"".join(map(encode_string, plain))
     try:
-        numbers = np.array(values)
-        if numbers.ndim != 1 or numbers.dtype.kind not in "biuf":
-            raise InvalidConfigError(f"metadata value is {describe(values)}; allowed: {kind.name} values")
-        if kind.dtype.kind in "iu":  # through Python integers: numpy would wrap, or cut off fractions
-            return np.array([_exact(value) for value in numbers.tolist()], kind.dtype).tobytes()
-        return numbers.astype(kind.dtype).tobytes()
-    except (OverflowError, ValueError) as error:
+        return struct.pack(f"<{len(plain)}{code}", *plain)
+    except (struct.error, OverflowError) as error:
         raise InvalidConfigError(
-            f"metadata value is {describe(values)}; allowed: what {kind.name} holds"
+            f"metadata value is {describe(plain)}; allowed: what {kind.name} holds"
         ) from error
-
-
-def _exact(value: float) -> int:
-    if int(value) != value:
-        raise ValueError(f"{value} is not an integer")
-    return int(value)
 
 
 def _scalar_type(value: Any) -> ValueType:

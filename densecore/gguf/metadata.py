@@ -149,7 +149,8 @@ def _fits(values: np.ndarray, dtype: np.dtype) -> bool:
     if finite.size == 0:
         return True
     limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    return bool(limits.min <= finite.min().item() and finite.max().item() <= limits.max)
+    lowest, highest = (np.asarray(limit).item() for limit in (limits.min, limits.max))
+    return bool(lowest <= finite.min().item() and finite.max().item() <= highest)
 
 
 def _extent(values: np.ndarray) -> str:

@@ -91,3 +91,35 @@ def test_huge_sparse_file_is_refused_at_once(tmp_path, prefix, word):
         outcome = opener.open(path)
     check_refused(outcome, word)
     assert outcome.peak_bytes < MEMORY
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "word"),
+    [
+        ("open", "opened", ""),
+        ("refuse", "refused", "PickyError"),
+        ("raise", "raised", "IndexError"),
+        ("exit", "raised", "SystemExit"),
+        ("die", "died", "exit status -6"),
+        ("hang", "hung", "no answer"),
+        ("starve", "raised", "MemoryError"),
+    ],
+)
+def test_harness_tells_what_came_of_it(name, kind, word):
+    with FileOpener("tests.gguf.bad_loaders:misbehaves", timeout=0.5) as opener:
+        outcome = opener.open(Path("folder") / name)
+        assert (outcome.kind, opener.open("open").kind) == (kind, "opened")
+        assert word in outcome.error
+        if kind != "refused":
+            with pytest.raises(AssertionError):
+                check_refused(outcome)
+
+
+def test_harness_measures_memory_and_reads_messages():
+    with FileOpener("tests.gguf.bad_loaders:misbehaves") as opener:
+        assert opener.open("eat").peak_bytes > 60 << 20
+        assert opener.open("open").peak_bytes < MEMORY
+        with pytest.raises(AssertionError, match="not one readable line"):
+            check_refused(opener.open("two lines"), "wrong")
+        with pytest.raises(AssertionError, match="'left'"):
+            check_refused(opener.open("refuse"), "wrong", "left")
