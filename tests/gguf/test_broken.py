@@ -93,6 +93,15 @@ def test_huge_sparse_file_is_refused_at_once(tmp_path, prefix, word):
     assert outcome.peak_bytes < MEMORY
 
 
+def test_lack_of_memory_is_refused(tmp_path):
+    """A string of 50 MB, where the process may take 80 MB and the map of the file already takes 50."""
+    path = tmp_path / "large.gguf"
+    path.write_bytes(build([pair("k", STRING, u64(50 << 20))], [], b""))
+    os.truncate(path, (50 << 20) + 100)
+    with FileOpener(LOADER, memory=80 << 20) as opener:
+        check_refused(opener.open(path), "not enough memory")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "word"),
     [
