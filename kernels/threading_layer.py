@@ -63,10 +63,12 @@ def choose_threading_layer() -> None:
         if _is_chosen:
             return
         _is_chosen = True
-        wanted = config.THREADING_LAYER
+        wanted = str(config.THREADING_LAYER).lower()
         if wanted == "default":
             _choose()
-        elif wanted in ("tbb", "safe", "threadsafe", "forksafe"):
+        elif wanted == "omp":
+            _has_omp()
+        elif wanted != "workqueue":
             _preload_tbb()
 
 
