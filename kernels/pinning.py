@@ -28,7 +28,7 @@ from .topology import Cpu, Topology, group_by
 POLICIES = ("scatter", "compact", "off")
 
 _WAIT_US = 50
-_MAX_WAITS = 4000  # a worker that has not come after some 0.4 s is not coming
+_MAX_WAITS = 20_000  # a worker that has not come after some 2 s is not coming
 
 Item = TypeVar("Item")
 
