@@ -7,9 +7,9 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from densecore.engine.scheduler import Scheduled
-from densecore.models import Batch
+from densecore.models import Batch, slots
 
-__all__ = ["build_batch", "contiguous_batch"]
+__all__ = ["build_batch"]
 
 
 def build_batch(scheduled: SequenceOf[Scheduled], block_size: int) -> Batch:
@@ -28,28 +28,10 @@ def build_batch(scheduled: SequenceOf[Scheduled], block_size: int) -> Batch:
     return Batch(
         token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
         positions=flat_positions,
-        slot_mapping=_slots(tables, seq_index, flat_positions, block_size),
+        slot_mapping=slots(tables, seq_index, flat_positions, block_size),
         seq_index=seq_index,
         block_tables=tables,
         logits_indices=(ends - 1)[np.array(wanted, bool)],
-    )
-
-
-def contiguous_batch(token_ids: np.ndarray, first: int, num_blocks: int, block_size: int) -> Batch:
-    """Tokens at positions `first`, `first` + 1, ... of one sequence that owns blocks 0 .. `num_blocks` - 1.
-
-    Logits are wanted of all of them.
-    """
-    positions = np.arange(first, first + token_ids.size, dtype=np.int32)
-    tables = np.arange(num_blocks, dtype=np.int32)[None]
-    seq_index = np.zeros(token_ids.size, np.int32)
-    return Batch(
-        token_ids=token_ids.astype(np.int32),
-        positions=positions,
-        slot_mapping=_slots(tables, seq_index, positions, block_size),
-        seq_index=seq_index,
-        block_tables=tables,
-        logits_indices=np.arange(token_ids.size, dtype=np.int32),
     )
 
 
@@ -59,7 +41,3 @@ def _block_tables(tables: SequenceOf[SequenceOf[int]]) -> np.ndarray:
     for row, table in zip(padded, tables, strict=True):
         row[: len(table)] = table
     return padded
-
-
-def _slots(tables: np.ndarray, seq_index: np.ndarray, positions: np.ndarray, block_size: int) -> np.ndarray:
-    return tables[seq_index, positions // block_size] * block_size + positions % block_size

@@ -26,7 +26,10 @@ class BlockManager:
         return 1 - self.num_free / self.num_blocks
 
     def extend(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Give `sequence` blocks for its first `num_tokens` tokens; False, with nothing changed, if too few are left."""
+        """Give `sequence` blocks for its first `num_tokens` tokens.
+
+        Returns False, and changes nothing, if too few are free.
+        """
         missing = -(-num_tokens // self.block_size) - len(sequence.block_table)
         if missing > self.num_free:
             return False

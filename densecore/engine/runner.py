@@ -8,10 +8,10 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from densecore.config import EngineConfig
-from densecore.engine.batch import build_batch, contiguous_batch
+from densecore.engine.batch import build_batch
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
-from densecore.models import Hooks, KVCache, Model
+from densecore.models import Batch, Hooks, KVCache, Model
 
 __all__ = ["Runner"]
 
@@ -46,6 +46,6 @@ class Runner:
         chunk = num_tokens if checked else self.config.max_num_batched_tokens
         for first in range(0, num_tokens, chunk):
             part = token_ids[first : first + chunk]
-            batch = contiguous_batch(part, first, num_blocks, block_size)
+            batch = Batch.contiguous(part, first, num_blocks, block_size)
             logits[first : first + part.size] = self.model.forward(batch, cache, self.workers.apply(), checked)
         return logits

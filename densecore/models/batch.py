@@ -9,7 +9,7 @@ import numpy as np
 from densecore.kernels.attention import cache_width
 from densecore.models.config import ModelConfig
 
-__all__ = ["Batch", "KVCache"]
+__all__ = ["Batch", "KVCache", "slots"]
 
 CACHE_DTYPES = {"f16": np.uint16, "f32": np.float32}  # float16 is kept as its bits
 
@@ -28,6 +28,24 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return self.token_ids.size
+
+    @classmethod
+    def contiguous(cls, token_ids: np.ndarray, first: int, num_blocks: int, block_size: int) -> Batch:
+        """Tokens at positions `first`, `first` + 1, ... of one sequence that owns blocks 0 to `num_blocks` - 1.
+
+        Logits are wanted of all of them.
+        """
+        positions = np.arange(first, first + token_ids.size, dtype=np.int32)
+        tables = np.arange(num_blocks, dtype=np.int32)[None]
+        seq_index = np.zeros(token_ids.size, np.int32)
+        every = np.arange(token_ids.size, dtype=np.int32)
+        slot_mapping = slots(tables, seq_index, positions, block_size)
+        return cls(token_ids.astype(np.int32), positions, slot_mapping, seq_index, tables, every)
+
+
+def slots(block_tables: np.ndarray, seq_index: np.ndarray, positions: np.ndarray, block_size: int) -> np.ndarray:
+    """Where in the cache the tokens at these positions of their sequences lie: (num_tokens,) int32."""
+    return block_tables[seq_index, positions // block_size] * block_size + positions % block_size
 
 
 class KVCache:

@@ -1,0 +1,87 @@
+"""The forward pass of the llama family in float64 numpy, written from the papers: an oracle that shares no code.
+
+Weights are dequantized by the ``gguf`` package; nothing of ``densecore`` is imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+
+class Reference:
+    """A model file, dequantized; `forward` gives logits (num_tokens, n_vocab)."""
+
+    def __init__(self, path: Path) -> None:
+        reader = gguf.GGUFReader(path)
+        self.metadata = {name: field.contents() for name, field in reader.fields.items() if "tokenizer" not in name}
+        self.arch = self.metadata["general.architecture"]
+        self.weights = {
+            tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            .reshape(tuple(int(n) for n in reversed(tensor.shape)))
+            .astype(np.float64)
+            for tensor in reader.tensors
+        }
+
+    def get(self, key: str, default: float | None = None) -> float:
+        value = self.metadata.get(f"{self.arch}.{key}", default)
+        assert value is not None, key
+        return value
+
+    def rms_norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        epsilon = self.get("attention.layer_norm_rms_epsilon")
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * self.weights[f"{name}.weight"]
+
+    def linear(self, x: np.ndarray, name: str) -> np.ndarray:
+        bias = self.weights.get(f"{name}.bias")
+        y = x @ self.weights[f"{name}.weight"].T
+        return y if bias is None else y + bias
+
+    def rope(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """x (num_tokens, heads, head_dim)"""
+        n = int(self.get("rope.dimension_count", x.shape[-1]))
+        frequencies = self.get("rope.freq_base", 10000.0) ** (-np.arange(0, n, 2) / n)
+        if "rope_freqs.weight" in self.weights:
+            frequencies = frequencies / self.weights["rope_freqs.weight"]
+        if self.metadata.get(f"{self.arch}.rope.scaling.type") == "linear":
+            frequencies = frequencies / self.get("rope.scaling.factor")
+        turn = np.exp(1j * positions[:, None] * frequencies)[:, None]  # (num_tokens, 1, n / 2)
+        first, second = (slice(0, n, 2), slice(1, n, 2)) if self.arch == "llama" else (slice(n // 2), slice(n // 2, n))
+        rotated = (x[..., first] + 1j * x[..., second]) * turn
+        out = x.copy()
+        out[..., first], out[..., second] = rotated.real, rotated.imag
+        return out
+
+    def attention(self, x: np.ndarray, prefix: str) -> np.ndarray:
+        num_tokens, n_heads = len(x), int(self.get("attention.head_count"))
+        n_kv_heads = int(self.get("attention.head_count_kv", n_heads))
+        q = self.linear(x, f"{prefix}.attn_q").reshape(num_tokens, n_heads, -1)
+        k = self.linear(x, f"{prefix}.attn_k").reshape(num_tokens, n_kv_heads, -1)
+        v = self.linear(x, f"{prefix}.attn_v").reshape(num_tokens, n_kv_heads, -1)
+        if f"{prefix}.attn_q_norm.weight" in self.weights:
+            q, k = self.rms_norm(q, f"{prefix}.attn_q_norm"), self.rms_norm(k, f"{prefix}.attn_k_norm")
+        positions = np.arange(num_tokens)
+        q, k = self.rope(q, positions), self.rope(k, positions)
+        out = np.empty_like(q)
+        for head in range(n_heads):
+            group = head // (n_heads // n_kv_heads)
+            scores = q[:, head] @ k[:, group].T / np.sqrt(q.shape[-1])
+            scores[np.triu_indices(num_tokens, 1)] = -np.inf
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            out[:, head] = weights / weights.sum(1, keepdims=True) @ v[:, group]
+        return self.linear(out.reshape(num_tokens, -1), f"{prefix}.attn_output")
+
+    def feed_forward(self, x: np.ndarray, prefix: str) -> np.ndarray:
+        gate, up = self.linear(x, f"{prefix}.ffn_gate"), self.linear(x, f"{prefix}.ffn_up")
+        return self.linear(gate / (1 + np.exp(-gate)) * up, f"{prefix}.ffn_down")
+
+    def forward(self, token_ids: np.ndarray) -> np.ndarray:
+        x = self.weights["token_embd.weight"][token_ids]
+        for layer in range(int(self.get("block_count"))):
+            prefix = f"blk.{layer}"
+            x = x + self.attention(self.rms_norm(x, f"{prefix}.attn_norm"), prefix)
+            x = x + self.feed_forward(self.rms_norm(x, f"{prefix}.ffn_norm"), prefix)
+        output = "output" if "output.weight" in self.weights else "token_embd"
+        return self.linear(self.rms_norm(x, "output_norm"), output)

@@ -1,0 +1,58 @@
+"""Models in tests: open a file, run tokens through it, without an engine around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from densecore.gguf import GGUFFile
+from densecore.models import Batch, Hooks, KVCache, Model, load_model
+
+BLOCK_SIZE = 8
+
+
+@contextmanager
+def open_model(path: str | os.PathLike[str]):
+    with GGUFFile.open(path) as file:
+        yield load_model(file)
+
+
+def load_and_close(path: str) -> None:
+    """What the harness for broken files calls: open, check everything, let go."""
+    with open_model(path):
+        pass
+
+
+def run(
+    model: Model,
+    token_ids: Sequence[int] | np.ndarray,
+    *,
+    kv: str = "f32",
+    chunks: Sequence[int] | None = None,
+    num_threads: int = 2,
+    hooks: Mapping[str, Callable] | None = None,
+) -> np.ndarray:
+    """Logits (num_tokens, n_vocab) of every position, computed in pieces of these sizes."""
+    ids = np.asarray(token_ids, np.int32)
+    num_blocks = -(-ids.size // BLOCK_SIZE)
+    cache = KVCache(model.config, num_blocks, BLOCK_SIZE, kv)
+    checked = Hooks(hooks, model.config.n_layers) if hooks else None
+    parts, first = [], 0
+    for size in chunks or [ids.size]:
+        batch = Batch.contiguous(ids[first : first + size], first, num_blocks, BLOCK_SIZE)
+        parts.append(model.forward(batch, cache, num_threads, checked).copy())
+        first += size
+    assert first == ids.size
+    return np.concatenate(parts)
+
+
+def nmse(got: np.ndarray, expected: np.ndarray) -> float:
+    """Normalised mean square error."""
+    difference = got.astype(np.float64) - expected
+    return float((difference**2).sum() / (expected.astype(np.float64) ** 2).sum())
+
+
+__all__ = ["load_and_close", "nmse", "open_model", "run"]
