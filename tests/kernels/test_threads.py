@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from densecore.kernels.cpu_limits import process_affinity
 
 PROLOGUE = """
