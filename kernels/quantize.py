@@ -9,10 +9,26 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .cache import kernel
+from .cache import inlined, kernel
 from .formats.base import Q8
+from .simd import (
+    as_f32,
+    as_i32,
+    f32x8,
+    fma,
+    i32x8,
+    load_f32x8,
+    max_f32x8,
+    maximum,
+    round_f32x8,
+    store_i8x8,
+    sum_f32x8,
+    sum_i32x8,
+    to_i32x8,
+)
 
 SUM_LENGTH = 16  # elements in each entry of Q8.sums
+_SMALLEST = np.float32(1e-36)  # 127 divided by less would overflow: a group without larger elements counts as zero
 
 
 def allocate_q8(num_tokens: int, n_in: int, group: int) -> Q8:
@@ -29,36 +45,43 @@ def quantize_q8_ref(x: np.ndarray, group: int) -> Q8:
     groups = x.reshape(x.shape[0], -1, group)
     largest = np.abs(groups).max(2)
     finite = np.isfinite(largest)
-    d = np.where(finite, largest / np.float32(127), np.float32(np.nan)).astype(np.float32)
-    inverse = np.where(finite & (largest > 0), np.float32(127) / np.where(largest > 0, largest, 1), 0)
-    q = np.rint(np.where(finite[..., None], groups, 0) * inverse.astype(np.float32)[..., None])
-    q = np.clip(q, -127, 127).astype(np.int8).reshape(x.shape)
+    d = np.where(finite, largest, np.float32(np.nan)) / np.float32(127)
+    has_inverse = finite & (largest > _SMALLEST)
+    inverse = np.where(has_inverse, np.float32(127) / np.where(has_inverse, largest, np.float32(1)), np.float32(0))
+    q = np.rint(np.where(finite[..., None], groups, np.float32(0)) * inverse[..., None])
+    q = q.astype(np.int8).reshape(x.shape)
     sums = q.reshape(x.shape[0], -1, SUM_LENGTH).sum(2, dtype=np.int16)
     return Q8(q, d, sums)
+
+
+@inlined
+def largest_magnitude(x, first, group):
+    """Largest |x| of the `group` elements from `first`; NaN if one of them is NaN or infinite."""
+    largest, check = f32x8(0.0), f32x8(0.0)
+    for k in range(first, first + group, 8):
+        v = load_f32x8(x, k)
+        largest = maximum(as_f32(as_i32(v) & 0x7FFFFFFF), largest)
+        check = fma(v, f32x8(0.0), check)  # stays 0 until an element is NaN or infinite, then NaN
+    return max_f32x8(largest) + sum_f32x8(check)
 
 
 @kernel
 def quantize_row_q8(x, out, token, group):
     """Quantize row `token` of x (num_tokens, n_in) into the same row of `out`."""
     for g in range(x.shape[1] // group):
-        first = g * group
-        largest = np.float32(0)
-        for k in range(first, first + group):
-            magnitude = abs(x[token, k])
-            # Written so that NaN, which compares false with everything, is kept.
-            largest = largest if magnitude <= largest else magnitude
-        finite = largest <= np.float32(3.4028235e38)
-        # Below the smallest normal float32 the inverse would overflow: such a group counts as zero.
-        inverse = np.float32(127) / largest if finite and largest > np.float32(1e-36) else np.float32(0)
-        out.d[token, g] = largest / np.float32(127) if finite else np.float32(np.nan)
-        for s in range(first // SUM_LENGTH, (first + group) // SUM_LENGTH):
-            total = np.int32(0)
-            for k in range(s * SUM_LENGTH, (s + 1) * SUM_LENGTH):
-                value = np.int32(np.rint(x[token, k] * inverse)) if finite else np.int32(0)
-                value = min(max(value, np.int32(-127)), np.int32(127))
-                out.q[token, k] = value
-                total += value
-            out.sums[token, s] = total
+        first = token * x.shape[1] + g * group  # in the flattened arrays
+        largest = largest_magnitude(x, first, group)
+        finite = np.isfinite(largest)
+        inverse = np.float32(127) / largest if largest > _SMALLEST else np.float32(0)
+        out.d[token, g] = largest / np.float32(127)
+        for s in range(group // SUM_LENGTH):
+            k = first + s * SUM_LENGTH
+            # |x| * inverse is at most 127 and a rounding error, so no q is beyond 127.
+            low = to_i32x8(round_f32x8(load_f32x8(x, k) * inverse)) if finite else i32x8(0)
+            high = to_i32x8(round_f32x8(load_f32x8(x, k + 8) * inverse)) if finite else i32x8(0)
+            store_i8x8(out.q, k, low)
+            store_i8x8(out.q, k + 8, high)
+            out.sums[token, g * group // SUM_LENGTH + s] = sum_i32x8(low + high)
 
 
 @kernel(parallel=True)

@@ -72,6 +72,7 @@ from .simd_memory import (
     store_f16x8,
     store_f32,
     store_f32x8,
+    store_i8x8,
 )
 from .simd_types import (
     ISA,
@@ -137,6 +138,7 @@ __all__ = [
     "store_f16x8",
     "store_f32",
     "store_f32x8",
+    "store_i8x8",
     "sum_f32x8",
     "sum_i32x4",
     "sum_i32x8",

@@ -20,6 +20,7 @@ from .simd_types import (
     I8x16,
     I8x32,
     I16x16,
+    I32x8,
     U8x16,
     U8x32,
     Vector,
@@ -30,7 +31,7 @@ from .simd_types import (
 
 _I8, _I16, _F16, _F32 = ir.IntType(8), ir.IntType(16), ir.HalfType(), ir.FloatType()
 _I64 = ir.IntType(64)
-_I16x8 = ir.VectorType(_I16, 8)
+_I8x8, _I16x8 = ir.VectorType(_I8, 8), ir.VectorType(_I16, 8)
 
 
 # ---------------------------------------------------------------------------------------------- places
@@ -187,6 +188,7 @@ load_f32 = _loader("load_f32", types.float32, _F32, "Read a float32.")
 
 store_f32x8 = _storer("store_f32x8", F32x8, F32x8.llvm, "Write a f32x8 (vmovups).")
 store_f16x8 = _storer("store_f16x8", F32x8, _I16x8, "Round to nearest float16 and write 8 (vcvtps2ph).", _f32_to_f16)
+store_i8x8 = _storer("store_i8x8", I32x8, _I8x8, "Write the lowest byte of each lane.", lambda b, v: b.trunc(v, _I8x8))
 store_f32 = _storer("store_f32", types.float32, _F32, "Write a float32.")
 
 
