@@ -47,6 +47,7 @@ class BertBackend(GGUFBackend):
             lowercase=vocabulary.lowercase, strip_accents=vocabulary.strip_accents
         )
         self._pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._types[self._unknown] = TokenType.UNUSED  # decoding may show control tokens, but this is no text
 
     def encode_words(self, text: str) -> list[int]:
         """Ids of `text`."""
@@ -56,7 +57,8 @@ class BertBackend(GGUFBackend):
         """Bytes of a token, with a space where it starts a word."""
         if token_id == self._unknown:
             return b""
-        return self._tokens[token_id].replace(SPACE, " ").encode("utf-8", "replace")
+        text = self._tokens[token_id]
+        return (" " + text[1:] if text.startswith(SPACE) else text).encode("utf-8", "replace")
 
 
 def _word_piece(text: str, token_type: int) -> str:

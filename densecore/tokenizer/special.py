@@ -72,11 +72,12 @@ class SpecialTokens:
             return
         for match in self._first.finditer(text):
             start = end = match.start()
-            node = self._root
-            while end < len(text) and (node := node.get(text[end])) is not None:
+            node = self._root.get(text[end])
+            while node is not None:
                 end += 1
                 if None in node:
                     yield start, end, node[None]
+                node = node.get(text[end]) if end < len(text) else None
 
 
 _SPACE = " \t\n\v\f\r"

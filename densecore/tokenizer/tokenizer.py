@@ -10,7 +10,7 @@ from typing import SupportsIndex
 
 from densecore.exceptions import InvalidConfigError
 from densecore.gguf import GGUFFile
-from densecore.tokenizer.backend import Backend, SpaceRule
+from densecore.tokenizer.backend import SPACE, Backend, SpaceRule
 from densecore.tokenizer.bert import BertBackend
 from densecore.tokenizer.detokenizer import IncrementalDetokenizer
 from densecore.tokenizer.gpt2 import GPT2Backend, pre_tokenizer
@@ -24,6 +24,9 @@ _BACKENDS: dict[str, Callable[[Vocabulary], Backend]] = {
     "gpt2": GPT2Backend,
     "llama": LlamaBackend,
 }
+
+
+_SPACE_SIGNS = (SPACE, "\u0120", " ")  # of SentencePiece, of byte-level BPE, and none
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,7 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """A token for display: its text, with U+FFFD for parts of characters, or the name of a control token."""
-        token_id = self.check_id(token_id)
-        if self._types[token_id] in (TokenType.CONTROL, TokenType.UNKNOWN):
-            return self._tokens[token_id]
-        return self._backend.piece(token_id).decode("utf-8", "replace")
+        return self.token_bytes(token_id).decode("utf-8", "replace") or self._tokens[token_id]
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is cut out of text before all others: control, unknown and user-defined tokens."""
@@ -167,7 +167,7 @@ class Tokenizer:
 
     def has_added_space(self, token_id: int) -> bool:
         """Whether the space that a token starts with would be an added one at the start of a text."""
-        return self.space_rule is not SpaceRule.NONE and self._tokens[token_id].startswith("\u2581")
+        return self.space_rule is not SpaceRule.NONE and self._tokens[token_id].startswith(_SPACE_SIGNS)
 
     def check_id(self, token_id: SupportsIndex) -> int:
         """`token_id` as int; InvalidConfigError if it is not in the vocabulary."""
