@@ -1,0 +1,146 @@
+"""Arguments that several verbs share, and the objects that they become."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from densecore.cli.parser import wrong_usage
+from densecore.config import KV_CACHE_DTYPES, PINNING_POLICIES, EngineConfig, GenerationConfig
+from densecore.exceptions import InvalidConfigError
+
+__all__ = [
+    "add_engine_arguments",
+    "add_model_argument",
+    "add_sampling_arguments",
+    "engine_config",
+    "generation_config",
+    "is_builtin",
+    "model_path",
+    "positive_integer",
+]
+
+# For the built-in model: it writes code, where repeating names is right, and its context is 256 tokens.
+BUILTIN_SAMPLING: dict[str, Any] = {"temperature": 0.5, "repetition_penalty": 1.0, "max_tokens": 160}
+
+_SAMPLING_HELP = {
+    "max_tokens": "tokens to generate at most",
+    "temperature": "0 always takes the most probable token; higher is more varied",
+    "top_k": "choose among the K most probable tokens only; 0 is off",
+    "top_p": "choose among the most probable tokens that together have probability P; 1 is off",
+    "min_p": "drop tokens less probable than this fraction of the most probable one; 0 is off",
+    "repetition_penalty": "above 1: make tokens of prompt and output less probable; 1 is off",
+    "presence_penalty": "subtracted from the logits of tokens in the output; 0 is off",
+    "frequency_penalty": "the same, for each time that a token occurs in the output; 0 is off",
+    "seed": "makes sampling repeatable",
+    "timeout": "give up after this many seconds",
+}
+_SAMPLING_NAMES = {"max_tokens": ["-n", "--max-tokens"]}
+_INTEGERS = ("max_tokens", "top_k", "seed")
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """``--model``."""
+    parser.add_argument(
+        "-m", "--model", metavar="PATH", help="GGUF file (default: the built-in model, which writes Python code)"
+    )
+
+
+def positive_integer(text: str) -> int:
+    """An argument's type: a whole number from 1."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def is_builtin(args: argparse.Namespace) -> bool:
+    """Whether no model was named."""
+    return args.model is None
+
+
+def model_path(args: argparse.Namespace) -> Path:
+    """The model's file: the one that was named, or the one that ships with the package."""
+    if args.model is not None:
+        return Path(args.model).expanduser()
+    from densecore.data import builtin_model_path
+
+    return builtin_model_path()
+
+
+LONGEST = "longest text in tokens, prompt and output together (default: what the model was trained for)"
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser, *, context: str = LONGEST) -> None:
+    """How the machine is used: the fields of `EngineConfig` that matter for one user; `context` is a help text."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("-t", "--threads", type=int, metavar="N", help="worker threads (default: physical cores)")
+    group.add_argument(
+        "-c",
+        "--ctx-size",
+        "--max-model-len",
+        dest="max_model_len",
+        type=int,
+        metavar="N",
+        help=context,
+    )
+    group.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, help="type of keys and values (default f16)")
+    group.add_argument("--pinning", choices=PINNING_POLICIES, help="where threads run (default scatter)")
+
+
+def engine_config(args: argparse.Namespace, max_num_seqs: int = 1) -> EngineConfig:
+    """The engine's settings as given, for `max_num_seqs` requests at once. Wrong values end with status 2."""
+    given = {name: getattr(args, name, None) for name in ("threads", "max_model_len", "kv_cache_dtype", "pinning")}
+    try:
+        return EngineConfig(max_num_seqs=max_num_seqs, **{k: value for k, value in given.items() if value is not None})
+    except InvalidConfigError as error:
+        wrong_usage(args, str(error))
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """A flag for each field of `GenerationConfig`; `defaults` are those that differ for this verb."""
+    group = parser.add_argument_group("sampling")
+    known = {field.name: field.default for field in dataclasses.fields(GenerationConfig)} | defaults
+    for name, text in _SAMPLING_HELP.items():
+        default = "" if known[name] is None else f" (default {known[name]})"
+        group.add_argument(
+            *_SAMPLING_NAMES.get(name, ["--" + name.replace("_", "-")]),
+            type=int if name in _INTEGERS else float,
+            metavar="N" if name in _INTEGERS else "X",
+            help=text + default,
+        )
+    group.add_argument(
+        "--stop",
+        dest="stop_sequences",
+        action="append",
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+    group.add_argument(
+        "--logit-bias",
+        type=_logit_bias,
+        action="append",
+        metavar="ID=VALUE",
+        help="add VALUE (-100 to 100) to the logit of token ID; may be given several times",
+    )
+    group.add_argument("--json-mode", action="store_true", default=None, help="only valid JSON")
+
+
+def _logit_bias(text: str) -> tuple[int, float]:
+    token_id, _, value = text.partition("=")
+    try:
+        return int(token_id), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ID=VALUE, such as 42=-100") from None
+
+
+def generation_config(args: argparse.Namespace, **defaults: Any) -> GenerationConfig:
+    """The sampling settings: what was given, else `defaults`, else `GenerationConfig`'s. Wrong values: status 2."""
+    given = {name: getattr(args, name) for name in GenerationConfig.names() if getattr(args, name) is not None}
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(given["logit_bias"])
+    try:
+        return GenerationConfig(**(defaults | given))
+    except InvalidConfigError as error:
+        wrong_usage(args, str(error))
