@@ -1,1 +1,5 @@
+"""From logits to token ids."""
 
+from densecore.sampling.sampler import Sampler
+
+__all__ = ["Sampler"]

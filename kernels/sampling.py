@@ -1,0 +1,234 @@
+"""Logits to a token id: bias, penalties, temperature, top-k, top-p, min-p and the draw, without sorting the vocabulary.
+
+`distribution_ref` says in a few lines of numpy what is drawn from; `sample` is the fast path. Each filter keeps a
+*prefix* of the tokens in order (probability descending, then id ascending), and the draw takes the token at which
+the running sum of the kept probabilities passes u times their total. So there is one question, asked once or twice:
+at which token, in order, does the sum pass a given mass? Two ways answer it:
+
+* **few candidates** (top-k, or min-p alone): a threshold is found that as many tokens reach as are needed, and
+  hardly more. These are collected and sorted.
+* **a histogram** (all else): the exact mass of each of 2625 buckets of similar probability tells the bucket in
+  which the sum passes; only its tokens, some hundred, are collected and sorted.
+
+Both give the same token. The order and the weights are explained in sampling_order.py, the passes over the
+vocabulary are in sampling_passes.py. One thread does it all, in integers where sums matter, so that the result
+depends on nothing but the arguments.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .cache import inlined, kernel
+from .sampling_order import INF_KEY, LOWEST_KEY, MAX_OCTAVES, kth_largest, order_key, score_of, sort
+from .sampling_passes import (
+    BLOCK,
+    Edits,
+    Settings,
+    Workspace,
+    apply_edits,
+    collect,
+    edit_ref,
+    fill_masses,
+    find_peaks,
+    gather,
+    load_keys,
+    weigh_all,
+    weigh_candidates,
+)
+
+__all__ = [
+    "ALL_MASKED",
+    "NOT_FINITE",
+    "Edits",
+    "Settings",
+    "Workspace",
+    "distribution_ref",
+    "edit_ref",
+    "sample",
+    "sample_ref",
+]
+
+NOT_FINITE = -1  # what `sample` returns for NaN or +inf among the logits ...
+ALL_MASKED = -2  # ... and where all of them are -inf
+
+_FEW = 1024  # more candidates than this are left to the histogram
+
+
+def distribution_ref(scores: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Kept token ids, in order, and their probabilities (sum 1), from scores (n_vocab,)."""
+    ids = np.argsort(-scores, kind="stable")  # stable: equal scores stay in order of their ids
+    if settings.temperature == 0:
+        return ids[:1], np.ones(1)
+    ids = ids[: settings.top_k or None]
+    weights = np.exp((scores[ids].astype(np.float64) - scores[ids[0]]) / settings.temperature)
+    if settings.top_p < 1:
+        kept = 1 + np.searchsorted(np.cumsum(weights), settings.top_p * weights.sum())
+        ids, weights = ids[:kept], weights[:kept]
+    kept = np.count_nonzero(weights >= settings.min_p)  # the first weight, that of the top token, is 1
+    return ids[:kept], weights[:kept] / weights[:kept].sum()
+
+
+def sample_ref(
+    logits: np.ndarray, work: Workspace, settings: Settings, edits: Edits, n_edits: int, u: float
+) -> int:
+    """Twin of `sample`: the token at which the sum of probabilities, in order, passes u. `work` is not used."""
+    if np.isnan(logits).any() or (logits == np.inf).any():
+        return NOT_FINITE
+    if (logits == -np.inf).all():
+        return ALL_MASKED
+    ids, probabilities = distribution_ref(edit_ref(logits, settings, edits, n_edits), settings)
+    drawn = int(np.searchsorted(np.cumsum(probabilities), u, side="right"))
+    return int(ids[min(drawn, len(ids) - 1)])
+
+
+@kernel(twin=sample_ref)
+def sample(logits, work, settings, edits, n_edits, u):
+    """Draw a token id from logits (n_vocab,) float32, which stay as they are, or return an error code.
+
+    The first `n_edits` rows of `edits` count; u in [0, 1) is the random number of this draw.
+    """
+    lowest, highest = load_keys(logits, work.keys)
+    if lowest < -INF_KEY or highest >= INF_KEY:  # NaN lies beyond the infinities
+        return NOT_FINITE
+    if highest == -INF_KEY:
+        return ALL_MASKED
+    apply_edits(
+        work.keys,
+        edits.ids[:n_edits],
+        edits.bias,
+        edits.counts,
+        settings.repetition_penalty,
+        settings.presence_penalty,
+        settings.frequency_penalty,
+    )
+    top_key = find_peaks(work.keys, work.peaks)
+    if settings.temperature == 0:
+        return _first_at(work, top_key)
+    top, scale = score_of(top_key), _scale(settings.temperature)
+    floor = _min_p_key(top, settings)
+    n = _collect_few(work, settings, logits.shape[0], top_key, scale, floor)
+    if n > 0:
+        return _draw_from_few(work, settings, n, top, scale, floor, u)
+    return _draw_from_all(work, settings, top, scale, floor, u)
+
+
+# The parts of `sample` are pasted into it before types are known (inline="always"), which compiles fastest; the
+# passes over the vocabulary are compiled one by one.
+
+
+@inlined(inline="always")
+def _first_at(work, key):
+    """The lowest id whose key is `key`, the highest of all."""
+    block = 0
+    while work.peaks[block] < key:
+        block += 1
+    token_id = block * BLOCK
+    while work.keys[token_id] < key:
+        token_id += 1
+    return token_id
+
+
+@inlined(inline="always")
+def _scale(temperature):
+    """log2(e) / temperature, kept finite so that 0 times it is 0."""
+    return np.float32(min(math.log2(math.e) / temperature, 3e38))
+
+
+@inlined
+def _key_below(top, distance):
+    """Key of the score `distance` logits below `top`, or of the lowest finite score where that is higher."""
+    key = order_key(np.float32(np.float64(top) - distance))
+    return key if key > LOWEST_KEY else LOWEST_KEY
+
+
+@inlined(inline="always")
+def _min_p_key(top, settings):
+    """The lowest key that min-p keeps: p >= min_p * p_top means score >= top + temperature * ln(min_p)."""
+    return _key_below(top, -settings.temperature * math.log(settings.min_p) if settings.min_p > 0 else np.inf)
+
+
+@inlined(inline="always")
+def _collect_few(work, settings, n_vocab, top_key, scale, floor):
+    """Collect candidates that hold the kept prefix where settings make them few; their number, or 0 where not.
+
+    Tokens of weight 0 stay out: they are never drawn, and under a mask they may be nearly all.
+    """
+    threshold = _key_below(score_of(top_key), (MAX_OCTAVES + 1) / np.float64(scale))
+    if 0 < settings.top_k < n_vocab:
+        # k blocks with peaks that high hold k tokens that high, so that few keys tell about many
+        keys = work.peaks if settings.top_k <= work.peaks.shape[0] else work.keys
+        threshold, limit = kth_largest(keys, settings.top_k, threshold, top_key), 2 * work.keys.shape[0]
+    elif settings.min_p > 0 and settings.top_p == 1:
+        threshold, limit = floor if floor > threshold else threshold, _FEW
+    else:
+        return 0
+    return collect(work.keys, work.peaks, threshold, limit, work.candidates)
+
+
+@inlined(inline="always")
+def _nucleus(top_p, total):
+    """The least mass that makes up a fraction `top_p` of `total`."""
+    return np.int64(math.ceil(top_p * total)) if top_p < 1 else total
+
+
+@inlined(inline="always")
+def _share(u, mass):
+    """The fraction u in [0, 1) of `mass`: an integer in [0, mass)."""
+    return min(np.int64(u * mass), mass - 1)
+
+
+@inlined
+def _pass_mass(weights, mass, target):
+    """Where the running sum of `weights`, which starts from `mass`, passes `target`; and the sum there."""
+    position = 0
+    mass += weights[0]
+    while mass <= target:
+        position += 1
+        mass += weights[position]
+    return position, mass
+
+
+@inlined(inline="always")
+def _draw_from_few(work, settings, n, top, scale, floor, u):
+    """Draw from the first n candidates, of which top-k, top-p and min-p may drop some."""
+    sort(work.candidates, n)
+    n = min(n, settings.top_k) if settings.top_k > 0 else n
+    total, kept = weigh_candidates(work.candidates, n, top, scale, floor, work.weights)
+    _, nucleus = _pass_mass(work.weights, np.int64(0), _nucleus(settings.top_p, total) - 1)
+    position, _ = _pass_mass(work.weights, np.int64(0), _share(u, min(kept, nucleus)))
+    return work.candidates[position] & 0xFFFFFFFF
+
+
+@inlined(inline="always")
+def _draw_from_all(work, settings, top, scale, floor, u):
+    """Draw where candidates are many, with the help of the histogram."""
+    total, kept = weigh_all(work.blocks, top, scale, floor, work.fractions, work.buckets)
+    last = _nucleus(settings.top_p, total) - 1 if settings.top_p < 1 else _share(u, kept)
+    # From the token at `last` on, n tokens at most share the rest of the mass, and none has a weight above that
+    # token's: so its weight is rest / n or more. (MAX_OCTAVES is one more than the top's: ample for rounding.)
+    rest = np.float64(total - last) / work.keys.shape[0]
+    lowest = _key_below(top, (MAX_OCTAVES - math.log2(rest)) / np.float64(scale))
+    fill_masses(work.peaks, lowest, work.fractions, work.buckets, work.masses)
+    position, mass = _locate(work, last, top, scale)
+    if settings.top_p < 1:
+        position, mass = _locate(work, _share(u, min(kept, mass)), top, scale)
+    return work.candidates[position] & 0xFFFFFFFF
+
+
+@inlined(inline="always")
+def _locate(work, target, top, scale):
+    """Gather the bucket in which the running sum of all weights, in order, passes `target`.
+
+    Returns the position among the candidates where it does, and the sum there.
+    """
+    bucket, before = 0, np.int64(0)
+    while before + work.masses[bucket] <= target:
+        before += work.masses[bucket]
+        bucket += 1
+    n = gather(work.keys, work.buckets, np.uint16(bucket), work.candidates)
+    sort(work.candidates, n)
+    weigh_candidates(work.candidates, n, top, scale, LOWEST_KEY, work.weights)
+    return _pass_mass(work.weights, before, target)

@@ -1,0 +1,159 @@
+"""The fast path of sampling against its readable twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from densecore.kernels.sampling import (
+    ALL_MASKED,
+    NOT_FINITE,
+    Edits,
+    Workspace,
+    distribution_ref,
+    edit_ref,
+    sample,
+    sample_ref,
+)
+from tests.sampling.drawing import NO_EDITS, OFF, TOLERANCE, assert_like_twin, draw
+
+finite = st.floats(-30, 30, width=32)
+logit = st.one_of(finite, st.integers(-3, 3).map(float), st.just(-np.inf), st.just(-0.0))
+setting = st.builds(
+    OFF._replace,
+    temperature=st.sampled_from([0.0, 0.05, 0.8, 1.0, 3.0]),
+    top_k=st.sampled_from([0, 1, 2, 5, 40, 1000]),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
+    min_p=st.one_of(st.just(0.0), st.floats(0.001, 0.9)),
+    repetition_penalty=st.sampled_from([1.0, 1.1, 0.5]),
+    presence_penalty=st.sampled_from([0.0, 0.7]),
+    frequency_penalty=st.sampled_from([0.0, -0.3]),
+)
+
+
+def is_borderline(scores, chosen):
+    """Whether rounding may decide which tokens top-p or min-p keep."""
+    _, probabilities = distribution_ref(scores, chosen._replace(top_p=1.0, min_p=0.0))
+    gaps = [1.0]
+    if chosen.top_p < 1:
+        gaps.extend(np.cumsum(probabilities) - chosen.top_p)
+    if chosen.min_p > 0:
+        gaps.extend(probabilities / probabilities[0] - chosen.min_p)
+    return np.abs(gaps).min() < 10 * TOLERANCE
+
+
+@settings(max_examples=300, deadline=None)
+@given(logits=st.lists(logit, min_size=1, max_size=300), chosen=setting, data=st.data())
+def test_like_twin_for_any_logits(logits, chosen, data):
+    logits = np.array(logits, np.float32)
+    assume((logits > -np.inf).any())
+    n_edits = data.draw(st.integers(0, min(5, len(logits))))
+    edits = Edits(
+        np.arange(len(logits), dtype=np.int32)[::-1].copy(),
+        np.linspace(-3, 3, len(logits)),
+        np.arange(len(logits), dtype=np.int32) % 4 - 1,
+    )
+    scores = edit_ref(logits, chosen, edits, n_edits)
+    assume(chosen.temperature == 0 or not is_borderline(scores, chosen))
+    assert_like_twin(logits, chosen, edits, n_edits)
+
+
+@pytest.mark.parametrize("n_vocab", [1, 127, 128, 129, 5000, 40000])
+@pytest.mark.parametrize("spread", [0.01, 1, 4, 20])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"top_k": 40},
+        {"top_k": 3000},
+        {"top_p": 0.95},
+        {"top_p": 0.1},
+        {"min_p": 0.05},
+        {"min_p": 0.002},
+        {"top_k": 40, "top_p": 0.95, "min_p": 0.02},
+        {"top_p": 0.9, "min_p": 0.01},
+        {"temperature": 0.0},
+    ],
+    ids=lambda changes: "+".join(f"{name}={value}" for name, value in changes.items()) or "plain",
+)
+def test_like_twin_for_random_logits(n_vocab, spread, changes):
+    logits = np.random.default_rng(n_vocab).normal(5, spread, n_vocab)
+    assert_like_twin(logits, OFF._replace(temperature=0.8)._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"top_k": 40, "top_p": 0.95}, {"top_p": 0.95}, {"min_p": 0.05}, {}], ids=str
+)
+def test_same_token_as_twin_for_same_random_number(changes):
+    rng = np.random.default_rng(7)
+    logits = rng.normal(0, 3, 20000).astype(np.float32)
+    work, chosen = Workspace.create(len(logits)), OFF._replace(temperature=0.8)._replace(**changes)
+    for u in rng.random(50):
+        assert sample(logits, work, chosen, NO_EDITS, 0, u) == sample_ref(
+            logits, work, chosen, NO_EDITS, 0, u
+        )
+
+
+def test_few_candidates_and_histogram_draw_the_same_token():
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 3, 3000)
+    for u in rng.random(200):
+        by_histogram = draw(logits, OFF._replace(top_p=0.9), u)
+        # top-k of all but one token drops the least probable one, which top-p would drop anyway
+        assert draw(logits, OFF._replace(top_p=0.9, top_k=2999), u) == by_histogram
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}], ids=str
+)
+def test_logits_are_not_modified(changes):
+    logits = np.random.default_rng(9).normal(0, 1, 500).astype(np.float32)
+    before = logits.copy()
+    edits = Edits(np.array([3], np.int32), np.array([5.0]), np.array([2], np.int32))
+    sample(logits, Workspace.create(500), OFF._replace(repetition_penalty=2.0, **changes), edits, 1, 0.3)
+    np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf], ids=["nan", "negative nan", "inf"])
+@pytest.mark.parametrize("position", [0, 130, 299])
+def test_not_finite(bad, position):
+    logits = np.zeros(300, np.float32)
+    logits[position] = bad
+    for temperature in (0.0, 1.0):
+        chosen = OFF._replace(temperature=temperature)
+        assert draw(logits, chosen, 0.5) == NOT_FINITE
+        assert sample_ref(logits, Workspace.create(300), chosen, NO_EDITS, 0, 0.5) == NOT_FINITE
+
+
+def test_all_masked():
+    logits = np.full(300, -np.inf, np.float32)
+    assert draw(logits, OFF, 0.5) == ALL_MASKED
+    assert sample_ref(logits, Workspace.create(300), OFF, NO_EDITS, 0, 0.5) == ALL_MASKED
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
+def test_masked_tokens_are_never_drawn(changes):
+    logits = np.full(5000, -np.inf, np.float32)
+    logits[[17, 4000]] = 1.0, 2.0
+    assert {draw(logits, OFF._replace(**changes), u) for u in np.linspace(0, 0.999999, 50)} == {17, 4000}
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-6, 100.0])
+@pytest.mark.parametrize("changes", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}], ids=str)
+def test_extreme_temperatures_and_logits(temperature, changes):
+    big = float(np.finfo(np.float32).max)
+    logits = [-big, 3.0, big, big, -np.inf, 0.0]
+    drawn = {
+        draw(logits, OFF._replace(temperature=temperature)._replace(**changes), u) for u in (0.0, 0.2, 0.8)
+    }
+    assert drawn == {2, 3}
+
+
+def test_penalties_keep_scores_finite():
+    big = float(np.finfo(np.float32).max)
+    edits = Edits(np.array([0, 1], np.int32), np.zeros(2), np.ones(2, np.int32))
+    logits = [big, -big, 0.0]
+    for chosen in (OFF._replace(repetition_penalty=1e-9), OFF._replace(repetition_penalty=100.0)):
+        assert draw(logits, chosen, 0.5, edits, 2) == 0
