@@ -42,9 +42,7 @@ def _number(name: str, value: Any, minimum: float, maximum: float, *, open_below
         number = math.nan
     if not minimum <= number <= maximum or (open_below and number == minimum):
         bracket = "above" if open_below else "from"
-        raise InvalidConfigError(
-            f"{name} must be a number {bracket} {minimum:g} up to {maximum:g}, not {value!r}"
-        )
+        raise InvalidConfigError(f"{name} must be a number {bracket} {minimum:g} up to {maximum:g}, not {value!r}")
     return number
 
 
@@ -57,9 +55,7 @@ def _stop_sequences(value: Any) -> tuple[str, ...]:
     except TypeError:
         raise InvalidConfigError(f"stop_sequences must be a list of strings, not {value!r}") from None
     if len(sequences) > MAX_STOP_SEQUENCES:
-        raise InvalidConfigError(
-            f"stop_sequences may hold {MAX_STOP_SEQUENCES} strings at most, not {len(sequences)}"
-        )
+        raise InvalidConfigError(f"stop_sequences may hold {MAX_STOP_SEQUENCES} strings at most, not {len(sequences)}")
     for sequence in sequences:
         if not isinstance(sequence, str) or not 0 < len(sequence) <= MAX_STOP_LENGTH:
             raise InvalidConfigError(
@@ -126,9 +122,7 @@ class GenerationConfig:
             "top_p": _number("top_p", self.top_p, 0.0, 1.0, open_below=True),
             "top_k": _integer("top_k", self.top_k, 0),
             "min_p": _number("min_p", self.min_p, 0.0, 1.0),
-            "repetition_penalty": _number(
-                "repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_below=True
-            ),
+            "repetition_penalty": _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_below=True),
             "presence_penalty": _number("presence_penalty", self.presence_penalty, -100.0, 100.0),
             "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -100.0, 100.0),
             "stop_sequences": _stop_sequences(self.stop_sequences),
@@ -182,9 +176,7 @@ class EngineConfig:
         if self.max_model_len is not None:
             _integer("max_model_len", self.max_model_len, 1)
         if self.pinning not in PINNING_POLICIES:
-            raise InvalidConfigError(
-                f"pinning must be one of {', '.join(PINNING_POLICIES)}, not {self.pinning!r}"
-            )
+            raise InvalidConfigError(f"pinning must be one of {', '.join(PINNING_POLICIES)}, not {self.pinning!r}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
             raise InvalidConfigError(
                 f"kv_cache_dtype must be one of {', '.join(KV_CACHE_DTYPES)}, not {self.kv_cache_dtype!r}"

@@ -225,9 +225,11 @@ class DenseCore:
         """As `stream`, for asyncio: computing does not block the event loop."""
         config = _generation_config(kwargs.pop("config", None), kwargs)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        sequence = self._engine.submit(
-            self._prompt_ids(prompt), config, lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
-        )
+
+        def emit(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        sequence = self._engine.submit(self._prompt_ids(prompt), config, emit)
         try:
             while isinstance(event := await events.get(), TextDelta):
                 yield event.text
@@ -337,9 +339,11 @@ class DenseCore:
     def _checked_ids(self, token_ids: SequenceOf[int]) -> list[int]:
         n_vocab = self._engine.model.config.n_vocab
         try:
-            ids = [index.__index__() for index in token_ids]
+            ids = None if isinstance(token_ids, bytes | bytearray) else [item.__index__() for item in token_ids]
         except (TypeError, AttributeError):
-            raise InvalidConfigError("expected text or a list of token ids (integers)") from None
+            ids = None
+        if ids is None:
+            raise InvalidConfigError("expected text or a list of token ids (integers)")
         if not ids:
             raise InvalidConfigError("the prompt is empty: give at least one token")
         for token_id in ids:

@@ -23,12 +23,19 @@ class WorkerThreads:
         if _current is not self:
             threads.start_threading_layer()
             self.num_threads = threads.set_num_threads(self.num_threads)
-            cpus = threads.plan_pinning(
-                self.pinning, self.num_threads, threads.read_topology(), threads.process_affinity()
-            )
+            cpus = self._cpus()
             if cpus:
                 threads.pin_worker_threads(cpus)
-            elif _current is not None:
+            else:
                 threads.unpin_worker_threads()
             _current = self
         return self.num_threads
+
+    def _cpus(self) -> list[int]:
+        """The CPU of each thread, empty to leave placement to the system.
+
+        Under a cgroup quota nothing is pinned: containers that share a machine would all choose the same CPUs.
+        """
+        if threads.read_limits().is_throttled:
+            return []
+        return threads.plan_pinning(self.pinning, self.num_threads, threads.read_topology(), threads.process_affinity())

@@ -37,9 +37,7 @@ def encode_string(text: str) -> bytes:
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidConfigError(
-            f"string is {describe(text)}; allowed: text without lone surrogates"
-        ) from None
+        raise InvalidConfigError(f"string is {describe(text)}; allowed: text without lone surrogates") from None
     return struct.pack("<Q", len(raw)) + raw
 
 
@@ -60,9 +58,7 @@ def encode_value(value: Any, kind: ValueType | None = None) -> bytes:
 def _encode_elements(values: Any, kind: ValueType) -> bytes:
     """The elements one after another. Nothing is rounded, wrapped or converted but integers to floats."""
     if kind is ValueType.ARRAY:
-        raise InvalidConfigError(
-            "metadata type is ARRAY; allowed: the type of the elements, which are not arrays"
-        )
+        raise InvalidConfigError("metadata type is ARRAY; allowed: the type of the elements, which are not arrays")
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     accepted, code = _ELEMENTS[kind]
     if not all(type(value) in accepted for value in plain):
@@ -72,9 +68,7 @@ def _encode_elements(values: Any, kind: ValueType) -> bytes:
     try:
         return struct.pack(f"<{len(plain)}{code}", *plain)
     except (struct.error, OverflowError) as error:
-        raise InvalidConfigError(
-            f"metadata value is {describe(plain)}; allowed: what {kind.name} holds"
-        ) from error
+        raise InvalidConfigError(f"metadata value is {describe(plain)}; allowed: what {kind.name} holds") from error
 
 
 def _scalar_type(value: Any) -> ValueType:
@@ -88,9 +82,7 @@ def _scalar_type(value: Any) -> ValueType:
         return ValueType.FLOAT32
     if isinstance(value, int):
         return _integer_type(value, value, ValueType.UINT32)
-    raise InvalidConfigError(
-        f"metadata value is {describe(value)}; allowed: int, float, bool, str and arrays of them"
-    )
+    raise InvalidConfigError(f"metadata value is {describe(value)}; allowed: int, float, bool, str and arrays of them")
 
 
 def _array_type(values: Any) -> ValueType:

@@ -10,9 +10,7 @@ from densecore.exceptions import ModelLoadError
 __all__ = ["describe", "load_error", "printable"]
 
 
-def load_error(
-    path: str | Path, field: str, problem: str, allowed: str, offset: int | None = None
-) -> ModelLoadError:
+def load_error(path: str | Path, field: str, problem: str, allowed: str, offset: int | None = None) -> ModelLoadError:
     """A ModelLoadError that reads ``FILE: FIELD at byte OFFSET PROBLEM; allowed: ALLOWED``, to be raised.
 
     `field` and `problem` quote what a file contains through `describe`, so that it cannot break the line.

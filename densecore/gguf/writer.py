@@ -57,9 +57,7 @@ class GGUFWriter:
     into memory. Arguments that GGUF cannot hold are an InvalidConfigError, at once.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT) -> None:
         if version not in VERSIONS:
             raise InvalidConfigError(f"version is {version!r}; allowed: {' or '.join(map(str, VERSIONS))}")
         if alignment < 8 or alignment & (alignment - 1):
@@ -153,9 +151,7 @@ class GGUFWriter:
             alignment = {key: raw for key, raw in self._pairs.items() if key == ALIGNMENT_KEY}
             pairs = dict(self._pairs) if index == 0 else alignment
             pairs[NO_KEY] = encode_value(index, ValueType.UINT16 if n_parts < 65536 else ValueType.UINT32)
-            pairs[COUNT_KEY] = encode_value(
-                n_parts, ValueType.UINT16 if n_parts < 65536 else ValueType.UINT32
-            )
+            pairs[COUNT_KEY] = encode_value(n_parts, ValueType.UINT16 if n_parts < 65536 else ValueType.UINT32)
             pairs[TENSORS_KEY] = encode_value(len(tensors), ValueType.INT32)
             yield self._encode_part(pairs, tensors[first:end])
 

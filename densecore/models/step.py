@@ -85,7 +85,7 @@ class Step:
     def _activations(self, x: np.ndarray, group: int) -> np.ndarray | Q8:
         if not group:
             return x
-        q8 = self.workspace.q8(*x.shape, group)
+        q8 = self.workspace.q8(x.shape[0], x.shape[1], group)
         quantize.quantize_q8(x, q8, group)
         return q8
 
