@@ -42,7 +42,7 @@ def allocate_q8(num_tokens: int, n_in: int, group: int) -> Q8:
 
 def quantize_q8_ref(x: np.ndarray, group: int) -> Q8:
     """x (num_tokens, n_in) float32 -> Q8. A group with NaN or infinity gets d = NaN and q = 0."""
-    groups = x.reshape(x.shape[0], -1, group)
+    groups = x.reshape(x.shape[0], x.shape[1] // group, group)
     largest = np.abs(groups).max(2)
     finite = np.isfinite(largest)
     d = np.where(finite, largest, np.float32(np.nan)) / np.float32(127)
@@ -50,7 +50,7 @@ def quantize_q8_ref(x: np.ndarray, group: int) -> Q8:
     inverse = np.where(has_inverse, np.float32(127) / np.where(has_inverse, largest, np.float32(1)), np.float32(0))
     q = np.rint(np.where(finite[..., None], groups, np.float32(0)) * inverse[..., None])
     q = q.astype(np.int8).reshape(x.shape)
-    sums = q.reshape(x.shape[0], -1, SUM_LENGTH).sum(2, dtype=np.int16)
+    sums = q.reshape(x.shape[0], x.shape[1] // SUM_LENGTH, SUM_LENGTH).sum(2, dtype=np.int16)
     return Q8(q, d, sums)
 
 

@@ -76,8 +76,6 @@ from .simd_memory import (
 )
 from .simd_types import (
     ISA,
-    ISAS,
-    Vector,
     f32x8,
     i8x16,
     i8x32,
@@ -91,8 +89,6 @@ from .simd_types import (
 
 __all__ = [
     "ISA",
-    "ISAS",
-    "Vector",
     "abs_u8",
     "as_f32",
     "as_i32",

@@ -23,7 +23,9 @@ from ..simd import (
     i32x8,
     load_f16,
     load_f32,
+    load_i8,
     load_i8x32,
+    load_u8,
     load_u16,
     load_u32,
     madd,
@@ -32,7 +34,7 @@ from ..simd import (
 )
 from . import iq4_nl
 from .base import Q8, Format, fma_ref, maddubs_signed, read_f16
-from .iq4_nl import quants
+from .iq4_nl import VALUES, quants
 
 QK, TYPE_SIZE = 256, 136
 SCALES_H, SCALES_L, QS = 2, 4, 8  # byte offsets
@@ -71,9 +73,11 @@ def dequantize_row(w, offset, num_blocks, out, out_offset):
         d, high, low = load_f16(w, start), load_u16(w, start + SCALES_H), load_u32(w, start + SCALES_L)
         for sub in range(8):
             scale = d * np.float32(unpack_scale(high, low, sub))
-            q = quants(w, start + QS + 16 * sub)
-            for j in range(32):
-                store_f32(out, out_offset + b * QK + 32 * sub + j, scale * np.float32(q[j]))
+            first = out_offset + b * QK + 32 * sub
+            for j in range(16):
+                packed = load_u8(w, start + QS + 16 * sub + j)
+                store_f32(out, first + j, scale * np.float32(load_i8(VALUES, packed & 15)))
+                store_f32(out, first + j + 16, scale * np.float32(load_i8(VALUES, packed >> 4)))
 
 
 def vec_dot_ref(blocks: np.ndarray, x: Q8) -> np.float32:

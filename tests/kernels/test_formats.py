@@ -7,7 +7,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from densecore.kernels import matmul
-from densecore.kernels.formats import FORMATS, Q8, Format
+from densecore.kernels.formats import FORMATS, Q8, Format, dequantize_row, vec_dot
 from densecore.kernels.formats.base import fma_ref
 
 from .blocks import (
@@ -148,6 +148,21 @@ def test_nothing_outside_of_weights_and_activations_is_read(name: str, at_end: b
     out = guarded(np.zeros((n_out, num_blocks * fmt.qk), np.float32), at_end=at_end)
     matmul.embed(fmt, fmt.qk, fmt.type_size, w, np.arange(n_out, dtype=np.int32), out)
     assert same_bits(out, fmt.dequantize_ref(blocks).reshape(out.shape))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generic_operations_are_the_twins_where_nothing_is_compiled(name: str) -> None:
+    fmt, rng = FORMATS[name], np.random.default_rng(8)
+    num_blocks = 2 if fmt.group else 9
+    blocks = random_blocks(fmt, 3 * num_blocks, rng)
+    x = operand(fmt, rng.standard_normal((2, num_blocks * fmt.qk)).astype(np.float32))
+    second_row = num_blocks * fmt.type_size
+    product = vec_dot(fmt, as_file(blocks), second_row, num_blocks, x, 1)
+    assert product == fmt.vec_dot_ref(blocks[num_blocks : 2 * num_blocks], token_of(x, 1))
+    out = np.zeros((2, num_blocks * fmt.qk), np.float32)
+    dequantize_row(fmt, as_file(blocks), second_row, num_blocks, out, out.shape[1])
+    assert same_bits(out[1], fmt.dequantize_ref(blocks[num_blocks : 2 * num_blocks]).reshape(-1))
+    assert not out[0].any()
 
 
 @pytest.mark.parametrize("name", FLOAT_NAMES)
