@@ -89,8 +89,9 @@ def pre_tokenizer(vocabulary: Vocabulary) -> PreTokenizer:
 
 
 def _model(vocabulary: Vocabulary, words: dict[str, int], rule: PreTokenizer) -> models.BPE:
+    merges = _merges(vocabulary)
     try:
-        return models.BPE(words, _merges(vocabulary), ignore_merges=rule.ignore_merges)
+        return models.BPE(words, merges, ignore_merges=rule.ignore_merges)
     except Exception as error:  # the library has no narrower class
         problem = f"do not fit the tokens: {describe(str(error))}"
         raise vocabulary.error("merges", problem, "pairs of tokens that make a token") from error
