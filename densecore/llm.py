@@ -337,7 +337,7 @@ class DenseCore:
         return self._checked_ids(ids)
 
     def _checked_ids(self, token_ids: SequenceOf[int]) -> list[int]:
-        n_vocab = self._engine.model.config.n_vocab
+        n_vocab = self._engine.n_vocab
         try:
             ids = None if isinstance(token_ids, bytes | bytearray) else [item.__index__() for item in token_ids]
         except (TypeError, AttributeError):

@@ -43,6 +43,8 @@ class Engine:
 
     def __init__(self, model: Model, tokenizer: Tokenizer, config: EngineConfig) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        # Some models have more rows than tokens, to round the number up; such a row is never sampled.
+        self.n_vocab = min(model.config.n_vocab, tokenizer.n_vocab)
         self.max_model_len, num_blocks = self._plan_cache()
         self.cache = KVCache(model.config, num_blocks, config.block_size, config.kv_cache_dtype)
         self.scheduler = Scheduler(
@@ -66,7 +68,7 @@ class Engine:
         sequence = Sequence(
             prompt_ids=prompt_ids,
             config=config,
-            sampler=Sampler(config, self.model.config.n_vocab, prompt_ids),
+            sampler=Sampler(config, self.n_vocab, prompt_ids),
             text=TextAssembler(self.tokenizer.detokenizer(prompt_ids), tuple(config.stop_sequences or ())),
             emit=self._counted(emit),
             max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
@@ -141,7 +143,7 @@ class Engine:
         sampled: list[int | Exception] = []
         for entry, row in zip((e for e in batch if e.wants_logits), logits, strict=True):
             try:
-                sampled.append(entry.sequence.sampler.sample(row))
+                sampled.append(entry.sequence.sampler.sample(row[: self.n_vocab]))
             except Exception as error:
                 sampled.append(error)
         return sampled

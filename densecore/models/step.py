@@ -6,6 +6,8 @@ is used again in the next layer and the next step.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from densecore.kernels import activation, attention, matmul, norm, quantize, rope
@@ -25,7 +27,7 @@ class Workspace:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
         """Buffer `name` with this shape; its contents are undefined."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         flat = self._flat.get(name)
         if flat is None or flat.size < size:
             flat = self._flat[name] = np.empty(size, dtype)

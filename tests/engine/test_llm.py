@@ -260,6 +260,18 @@ class TestLife:
 
 
 class TestFiles:
+    def test_rows_beyond_the_vocabulary_are_never_sampled(self, tmp_path, tiny):
+        n_vocab = tiny.tokenizer.n_vocab
+        weights = np.random.default_rng(0).standard_normal((n_vocab + 10, 64)).astype(np.float32)
+        weights[n_vocab:] = 0
+        output = -np.abs(weights)
+        path = make_model(tmp_path / "m.gguf", tensor_overrides={"token_embd.weight": weights, "output.weight": output})
+        with DenseCore(path) as model:
+            assert model.forward([5, 6]).shape == (2, n_vocab + 10)
+            assert max(model.complete("ab", max_tokens=20, seed=1, temperature=5.0).token_ids) < n_vocab
+            with pytest.raises(InvalidConfigError, match=f"token id {n_vocab} is outside"):
+                model.generate([n_vocab])
+
     def test_missing_file(self):
         with pytest.raises(ModelLoadError, match=r"nonexistent\.gguf"):
             DenseCore("nonexistent.gguf")
