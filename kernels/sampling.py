@@ -206,16 +206,18 @@ def _draw_from_few(work, settings, n, top, scale, floor, u):
 def _draw_from_all(work, settings, top, scale, floor, u):
     """Draw where candidates are many, with the help of the histogram."""
     total, kept = weigh_all(work.blocks, top, scale, floor, work.fractions, work.buckets)
-    last = _nucleus(settings.top_p, total) - 1 if settings.top_p < 1 else _share(u, kept)
-    # From the token at `last` on, n tokens at most share the rest of the mass, and none has a weight above that
+    cut = settings.top_p < 1  # first find where top-p cuts, then draw; or draw at once
+    target = _nucleus(settings.top_p, total) - 1 if cut else _share(u, kept)
+    # From the token at `target` on, n tokens at most share the rest of the mass, and none has a weight above that
     # token's: so its weight is rest / n or more. (MAX_OCTAVES is one more than the top's: ample for rounding.)
-    rest = np.float64(total - last) / work.keys.shape[0]
+    rest = np.float64(total - target) / work.keys.shape[0]
     lowest = _key_below(top, (MAX_OCTAVES - math.log2(rest)) / np.float64(scale))
     fill_masses(work.peaks, lowest, work.fractions, work.buckets, work.masses)
-    position, mass = _locate(work, last, top, scale)
-    if settings.top_p < 1:
-        position, mass = _locate(work, _share(u, min(kept, mass)), top, scale)
-    return work.candidates[position] & 0xFFFFFFFF
+    while True:
+        position, mass = _locate(work, target, top, scale)
+        if not cut:
+            return work.candidates[position] & 0xFFFFFFFF
+        cut, target = False, _share(u, min(kept, mass))
 
 
 @inlined(inline="always")

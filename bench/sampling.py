@@ -1,0 +1,71 @@
+"""Time of drawing one token: ``python -m bench.sampling``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+from densecore.config import GenerationConfig
+
+CONFIGURATIONS = {
+    "greedy": {"temperature": 0.0},
+    "top_k=40 top_p=0.95 rep=1.1": {"top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1},
+    "top_p=0.95": {"top_p": 0.95},
+    "min_p=0.05": {"min_p": 0.05},
+    "temperature alone": {},
+    "top_k=2000": {"top_k": 2000},
+    "top_p=0.95 min_p=0.01": {"top_p": 0.95, "min_p": 0.01},
+}
+OFF = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 1}
+
+
+def random_logits(n_vocab: int, spread: float, count: int = 8) -> np.ndarray:
+    """Normal logits (count, n_vocab): different each time, as a model's are, so that no branch is learnt by heart."""
+    return np.random.default_rng(0).normal(0, spread, (count, n_vocab)).astype(np.float32)
+
+
+def median_time(changes: dict, logits: np.ndarray, repeats: int) -> float:
+    """Median seconds of one `Sampler.sample` after a prompt of 1000 tokens."""
+    from densecore.sampling import Sampler
+
+    n_vocab = logits.shape[1]
+    sampler = Sampler(GenerationConfig(**(OFF | changes)), n_vocab, range(min(1000, n_vocab)))
+    times = []
+    for i in range(repeats + 1):  # the first call may have to compile
+        start = time.perf_counter()
+        sampler.sample(logits[i % len(logits)])
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def main() -> None:
+    """Print the median time of each configuration, in microseconds, for logits of several spreads."""
+    parser = argparse.ArgumentParser(prog="python -m bench.sampling", description=main.__doc__)
+    parser.add_argument(
+        "--vocab", type=int, default=151936, help="tokens in the vocabulary (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=100, help="draws to time for each figure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--spreads",
+        type=float,
+        nargs="+",
+        default=[1.0, 3.0, 8.0],
+        help="standard deviations of the logits: 1 is nearly flat, trained models are near 3 (default: 1 3 8)",
+    )
+    options = parser.parse_args()
+    print(
+        f"{'median us at ' + str(options.vocab) + ' tokens':32}"
+        + "".join(f"  spread {s:<4g}" for s in options.spreads)
+    )
+    for name, changes in CONFIGURATIONS.items():
+        logits = (random_logits(options.vocab, spread) for spread in options.spreads)
+        times = (median_time(changes, each, options.repeats) for each in logits)
+        print(f"{name:32}" + "".join(f"{seconds * 1e6:12.0f}" for seconds in times))
+
+
+if __name__ == "__main__":
+    main()
