@@ -9,7 +9,7 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, dict[str, float]] = {
     "greedy": {"temperature": 0.0},
     "top_k=40 top_p=0.95 rep=1.1": {"top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1},
     "top_p=0.95": {"top_p": 0.95},

@@ -170,8 +170,8 @@ def _collect_few(work, settings, n_vocab, top_key, scale, floor):
 
 @inlined(inline="always")
 def _nucleus(top_p, total):
-    """The least mass that makes up a fraction `top_p` of `total`."""
-    return np.int64(math.ceil(top_p * total)) if top_p < 1 else total
+    """The least mass that makes up a fraction `top_p` of `total`; float64 may round above `total` itself."""
+    return min(np.int64(math.ceil(top_p * total)), total)
 
 
 @inlined(inline="always")

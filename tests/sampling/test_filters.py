@@ -94,6 +94,14 @@ def test_many_equal_logits():
     assert draw([0.5] * 3000, OFF, 0.5001) == 1500
 
 
+@pytest.mark.parametrize("changes", [{}, {"top_k": 39990}], ids=str)
+def test_top_p_just_below_one(changes):
+    """The total of these weights is no float64: rounding must not carry the mass to keep beyond it."""
+    logits = [0.0] * 39990 + [-13.0] * 10
+    for u in (0.5, np.nextafter(1, 0)):
+        assert 0 <= draw(logits, OFF._replace(top_p=np.nextafter(1, 0), **changes), u) < 40000
+
+
 @pytest.mark.parametrize("changes", [{"top_k": 0}, {"top_k": 12}], ids=str)
 def test_chi_square_of_draws(changes):
     """20,000 draws have the frequencies of the softmax: 99.9 % quantile of chi square with 11 degrees of freedom."""
