@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from .cache import inlined, kernel
+from .cache import INLINED_OPTIONS, inlined, kernel
 from .exp import exp_f32, exp_f32x8
 from .simd import (
     f32x8,
@@ -47,7 +47,7 @@ def load8(cache, offset):
     raise NotImplementedError("compiled code only")
 
 
-@overload(load8, jit_options={"forceinline": True})
+@overload(load8, jit_options=INLINED_OPTIONS)
 def _load8(cache, offset):
     if cache.dtype == types.uint16:
         return lambda cache, offset: load_f16x8(cache, offset)
@@ -59,7 +59,7 @@ def store8(cache, offset, value):
     raise NotImplementedError("compiled code only")
 
 
-@overload(store8, jit_options={"forceinline": True})
+@overload(store8, jit_options=INLINED_OPTIONS)
 def _store8(cache, offset, value):
     if cache.dtype == types.uint16:
         return lambda cache, offset, value: store_f16x8(cache, offset, value)

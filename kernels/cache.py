@@ -23,6 +23,7 @@ from .kernel_cache import KernelCache
 from .progress import compile_progress, num_compiled
 
 __all__ = [
+    "INLINED_OPTIONS",
     "CompileCacheWarning",
     "cache_directory",
     "compile_progress",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+INLINED_OPTIONS: dict[str, Any] = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable | None = None, /, *, twin: Callable | None = None, **options: Any) -> Any:
@@ -54,7 +56,10 @@ def kernel(function: Callable | None = None, /, *, twin: Callable | None = None,
 
 
 def inlined(function: Callable | None = None, /, **options: Any) -> Any:
-    """Declare a helper that LLVM inlines into each kernel that calls it; it has no cache file of its own."""
+    """Declare a helper that LLVM inlines into each kernel that calls it; it has no cache file of its own.
+
+    It cannot be called from Python, only from kernels: the wrappers for that would double its compile time.
+    """
     if function is None:
         return lambda decorated: inlined(decorated, **options)
-    return numba.njit(forceinline=True, **_COMMON_OPTIONS, **options)(function)
+    return numba.njit(**INLINED_OPTIONS, **_COMMON_OPTIONS, **options)(function)

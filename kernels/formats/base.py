@@ -17,7 +17,7 @@ from numba import types
 from numba.core.pythonapi import NativeValue
 from numba.extending import models, overload, register_model, typeof_impl, unbox
 
-from ..cache import inlined
+from ..cache import INLINED_OPTIONS, inlined
 from ..simd import (
     abs_u8,
     concat_i16,
@@ -126,13 +126,13 @@ def dequantize_row(fmt, w, offset, num_blocks, out, out_offset):
     out.reshape(-1)[out_offset : out_offset + num_blocks * fmt.qk] = fmt.dequantize_ref(blocks).reshape(-1)
 
 
-@overload(vec_dot, jit_options={"forceinline": True})
+@overload(vec_dot, jit_options=INLINED_OPTIONS)
 def _vec_dot(fmt, w, offset, num_blocks, x, token):
     compiled = fmt.format.vec_dot
     return lambda fmt, w, offset, num_blocks, x, token: compiled(w, offset, num_blocks, x, token)
 
 
-@overload(dequantize_row, jit_options={"forceinline": True})
+@overload(dequantize_row, jit_options=INLINED_OPTIONS)
 def _dequantize_row(fmt, w, offset, num_blocks, out, out_offset):
     compiled = fmt.format.dequantize_row
     return lambda fmt, w, offset, num_blocks, out, out_offset: compiled(w, offset, num_blocks, out, out_offset)
