@@ -6,12 +6,15 @@ Everything goes through huggingface_hub, so its settings count: ``HF_ENDPOINT``,
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from densecore.exceptions import ModelLoadError
 
-__all__ = ["download", "download_if_present"]
+__all__ = ["commit_of", "download", "download_if_present"]
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def download(repo_id: str, filename: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
@@ -32,10 +35,18 @@ def download(repo_id: str, filename: str, *, revision: str | None = None, cache_
 def download_if_present(
     repo_id: str, filename: str, *, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Path | None:
-    """As `download`, but None if the repository does not have the file, or offline if the cache does not."""
+    """As `download`, but None if the repository does not have the file, or offline if the cache does not.
+
+    With the hash of a commit as `revision`, what is known from before is not asked again.
+    """
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    if revision is not None and _COMMIT.fullmatch(revision):
+        known = try_to_load_from_cache(repo_id, filename, cache_dir=cache_dir, revision=revision)
+        if known is not None:  # a path, or a mark that the commit has no such file
+            return Path(known) if isinstance(known, str) else None
     try:
         return download(repo_id, filename, revision=revision, cache_dir=cache_dir)
     except ModelLoadError as error:
@@ -44,6 +55,11 @@ def download_if_present(
         if absent and (not unreachable or is_offline_mode()):
             return None
         raise
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit that a file in the cache belongs to: further files of the same one go with it for sure."""
+    return path.parent.name if _COMMIT.fullmatch(path.parent.name) else None
 
 
 def _reason(error: Exception) -> str:

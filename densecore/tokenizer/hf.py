@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer as Pipeline
 
 from densecore.exceptions import ModelLoadError
-from densecore.hub import download, download_if_present
+from densecore.hub import commit_of, download, download_if_present
 from densecore.tokenizer.backend import SPACE, SpaceRule
 from densecore.tokenizer.end_of_generation import END_TEXTS, rendered_texts
 from densecore.tokenizer.gpt2 import byte_piece
@@ -74,6 +74,7 @@ def load_from_hub(repo_id: str, *, revision: str | None = None) -> TokenizerPart
     Raises ModelLoadError if a file is missing, broken, or describes a kind of tokenizer that is not supported.
     """
     path = download(repo_id, "tokenizer.json", revision=revision)
+    revision = commit_of(path) or revision
     description = _json(path)
     config = _optional_json(repo_id, "tokenizer_config.json", revision)
     generation = _optional_json(repo_id, "generation_config.json", revision)

@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 MEMORY_LIMIT = 512 << 20  # bytes of address space
-CPU_SECONDS = 2.0  # for one rendering, compilation included; typical is a thousandth
+CPU_SECONDS = 1.0  # for one rendering, compilation included; typical is a thousandth
 MAX_OUTPUT = 16 << 20  # characters
 MAX_MESSAGE = 1000  # characters of an error that is passed on
 MAX_COMPILED = 8  # templates kept, which is more than a process usually has

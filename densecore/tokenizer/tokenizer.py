@@ -10,7 +10,7 @@ from typing import SupportsIndex
 
 from densecore.exceptions import InvalidConfigError
 from densecore.gguf import GGUFFile
-from densecore.tokenizer.backend import SPACE, Backend, SpaceRule
+from densecore.tokenizer.backend import Backend, SpaceRule
 from densecore.tokenizer.bert import BertBackend
 from densecore.tokenizer.detokenizer import IncrementalDetokenizer
 from densecore.tokenizer.gpt2 import GPT2Backend, pre_tokenizer
@@ -26,7 +26,7 @@ _BACKENDS: dict[str, Callable[[Vocabulary], Backend]] = {
 }
 
 
-_SPACE_SIGNS = (SPACE, "\u0120", " ")  # of SentencePiece, of byte-level BPE, and none
+_SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,13 @@ class Tokenizer:
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is cut out of text before all others: control, unknown and user-defined tokens."""
-        return self._types[token_id] in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+        return self._types[self.check_id(token_id)] in _SPECIAL
 
     def has_added_space(self, token_id: int) -> bool:
         """Whether the space that a token starts with would be an added one at the start of a text."""
-        return self.space_rule is not SpaceRule.NONE and self._tokens[token_id].startswith(_SPACE_SIGNS)
+        if self.space_rule is SpaceRule.NONE or not self.token_bytes(token_id).startswith(b" "):
+            return False
+        return self._tokens[token_id] != "<0x20>"
 
     def check_id(self, token_id: SupportsIndex) -> int:
         """`token_id` as int; InvalidConfigError if it is not in the vocabulary."""
