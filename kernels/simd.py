@@ -3,7 +3,8 @@
 LLVM does not find int8 dot products by itself, so kernels write vectors out. A vector is an immutable value like a
 number: ``acc = fma(f32x8(d), x, acc)``. This module gives
 
-* types ``u8x16 i8x16 u8x32 i8x32 i16x8 i16x16 i32x8 f32x8``: calling one broadcasts a scalar, ``f32x8(0.0)``;
+* types u8x16, i8x16, u8x32, i8x32, i16x8, i16x16, i32x8 and f32x8; ``i16x8 i16x16 i32x8 f32x8`` broadcast a
+  scalar when called, ``f32x8(0.0)``;
 * operators ``+ - * & | ^ << >>`` (``+ - * /`` for floats) between equal types or with a scalar on the right, and
   ``v[lane]``. Shifts must be less than the width of a lane, and lane numbers less than the number of lanes;
 * loads and stores: ``load_u8x32(array, offset)`` takes a C-contiguous array of any shape. The offset counts the
@@ -46,7 +47,6 @@ from .simd_instructions import (
     sum_f32x8,
     sum_i32x4,
     sum_i32x8,
-    to_f32x8,
     to_i32x8,
     widen_i8x16,
     widen_u8x16,
@@ -68,7 +68,6 @@ from .simd_memory import (
     load_u8x32,
     load_u16,
     load_u32,
-    prefetch,
     store_f16x8,
     store_f32,
     store_f32x8,
@@ -77,13 +76,9 @@ from .simd_memory import (
 from .simd_types import (
     ISA,
     f32x8,
-    i8x16,
-    i8x32,
     i16x8,
     i16x16,
     i32x8,
-    u8x16,
-    u8x32,
     with_lane,
 )
 
@@ -99,8 +94,6 @@ __all__ = [
     "f32x8",
     "fma",
     "fma_f32",
-    "i8x16",
-    "i8x32",
     "i16x8",
     "i16x16",
     "i32x8",
@@ -128,7 +121,6 @@ __all__ = [
     "maximum",
     "minimum",
     "pair_sums",
-    "prefetch",
     "round_f32x8",
     "sign",
     "store_f16x8",
@@ -138,10 +130,7 @@ __all__ = [
     "sum_f32x8",
     "sum_i32x4",
     "sum_i32x8",
-    "to_f32x8",
     "to_i32x8",
-    "u8x16",
-    "u8x32",
     "widen_i8x16",
     "widen_u8x16",
     "with_lane",

@@ -192,11 +192,6 @@ def fma_f32(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.
     return call(builder, "llvm.fma.f32", ir.FloatType(), [a, b, c])
 
 
-@instruction(F32x8, (I32x8,), "int32 to float32, rounded to nearest (vcvtdq2ps).")
-def to_f32x8(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
-    return builder.sitofp(a, F32x8.llvm)
-
-
 @instruction(F32x8, (F32x8,), "Round to the nearest integer, ties to even (vroundps).")
 def round_f32x8(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
     return call(builder, "llvm.rint.v8f32", F32x8.llvm, [a])

@@ -25,7 +25,6 @@ from .simd_types import (
     U8x32,
     Vector,
     accepts,
-    call,
     constant,
 )
 
@@ -58,7 +57,7 @@ def _address(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Val
     view = context.make_array(array_type)(context, builder, array)
     itemsize = ir.Constant(_I64, context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
     start = builder.mul(offset, itemsize)
-    if context.enable_boundscheck and size:
+    if context.enable_boundscheck:
         # Compared as unsigned, a negative offset is beyond the end; the first test keeps `start` from overflowing.
         beyond = builder.icmp_unsigned(">", offset, view.nitems)
         left = builder.sub(builder.mul(view.nitems, itemsize), start)
@@ -190,17 +189,3 @@ store_f32x8 = _storer("store_f32x8", F32x8, F32x8.llvm, "Write a f32x8 (vmovups)
 store_f16x8 = _storer("store_f16x8", F32x8, _I16x8, "Round to nearest float16 and write 8 (vcvtps2ph).", _f32_to_f16)
 store_i8x8 = _storer("store_i8x8", I32x8, _I8x8, "Write the lowest byte of each lane.", lambda b, v: b.trunc(v, _I8x8))
 store_f32 = _storer("store_f32", types.float32, _F32, "Write a float32.")
-
-
-@intrinsic
-def prefetch(typingctx, array, offset):
-    """Ask for the cache line of element `offset` (prefetcht0); harmless outside of the array."""
-    _check_place("prefetch", array, offset)
-
-    def codegen(context, builder, sig, args):
-        place = _address(context, builder, sig.args[0], args[0], args[1], 0)
-        read, locality, data = (ir.Constant(I32, value) for value in (0, 3, 1))
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, read, locality, data])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), codegen

@@ -223,5 +223,4 @@ def _broadcast(vector: Vector) -> Callable:
     return broadcast
 
 
-u8x16, i8x16, u8x32, i8x32 = _broadcast(U8x16), _broadcast(I8x16), _broadcast(U8x32), _broadcast(I8x32)
 i16x8, i16x16, i32x8, f32x8 = _broadcast(I16x8), _broadcast(I16x16), _broadcast(I32x8), _broadcast(F32x8)

@@ -21,8 +21,6 @@ from densecore.kernels.simd import (
     f32x8,
     fma,
     fma_f32,
-    i8x16,
-    i8x32,
     i16x8,
     i16x16,
     i32x8,
@@ -46,10 +44,7 @@ from densecore.kernels.simd import (
     sum_f32x8,
     sum_i32x4,
     sum_i32x8,
-    to_f32x8,
     to_i32x8,
-    u8x16,
-    u8x32,
     widen_i8x16,
     widen_u8x16,
     with_lane,
@@ -105,13 +100,9 @@ def integer_instructions(u8, i8, i16, j16, out):
         put(widen_u8x16(narrow_u8), 16, out[case, 9])
         put(bits_to_bytes(word), 32, out[case, 10])
         put(bytes_to_i16x8(word, second), 8, out[case, 11])
-        put(u8x16(u8[case, 0]), 16, out[case, 14])
-        put(i8x16(i8[case, 0]), 16, out[case, 15])
-        put(u8x32(u8[case, 0]), 32, out[case, 16])
-        put(i8x32(i8[case, 0]), 32, out[case, 17])
-        put(i16x8(i16[case, 0]), 8, out[case, 18])
-        put(i16x16(i16[case, 0]), 16, out[case, 19])
-        put(i32x8(i16[case, 0]), 8, out[case, 20])
+        put(i16x8(i16[case, 0]), 8, out[case, 14])
+        put(i16x16(i16[case, 0]), 16, out[case, 15])
+        put(i32x8(i16[case, 0]), 8, out[case, 16])
         out[case, 12, 0] = sum_i32x8(madd(c, d))
         out[case, 13, 0] = sum_i32x4(madd_i16x8(pair_sums(c), pair_sums(d)))
 
@@ -157,10 +148,6 @@ INTEGER_EXPECTED = {
     "bytes_to_i16x8": np.concatenate([U8[:, :4], U8[:, 5:9]], axis=1),
     "sum_i32x8": pairs(I16, J16).astype(np.int32).sum(1, dtype=np.int32)[:, None],
     "sum_i32x4": SUM_PRODUCTS.sum(1, dtype=np.int32)[:, None],
-    "u8x16": np.tile(U8[:, :1], (1, 16)),
-    "i8x16": np.tile(I8[:, :1], (1, 16)),
-    "u8x32": np.tile(U8[:, :1], (1, 32)),
-    "i8x32": np.tile(I8[:, :1], (1, 32)),
     "i16x8": np.tile(I16[:, :1], (1, 8)),
     "i16x16": np.tile(I16[:, :1], (1, 16)),
     "i32x8": np.tile(I16[:, :1], (1, 8)),
@@ -214,7 +201,6 @@ def load_i32x8(array, offset):
 
 LOADERS = {
     np.uint8: (load_u8x32, 32),
-    np.int8: (load_i8x32, 32),
     np.int16: (load_i16x16, 16),
     np.int32: (load_i32x8, 8),
 }
@@ -266,15 +252,14 @@ def float_instructions(x, y, z, scalar, out):
         put(maximum(a, b), 8, o[6])
         put(minimum(a, b), 8, o[7])
         put(round_f32x8(a), 8, o[8])
-        put(to_f32x8(as_i32(a)), 8, o[9])
-        put(as_f32(as_i32(a) & 0x7FFFFFFF), 8, o[10])
-        put(to_i32x8(as_f32(as_i32(a) & 0x0EFFFFFF | 0x40000000)), 8, o[11])
-        o[12, 0] = sum_f32x8(a)
+        put(as_f32(as_i32(a) & 0x7FFFFFFF), 8, o[9])
+        put(to_i32x8(as_f32(as_i32(a) & 0x0EFFFFFF | 0x40000000)), 8, o[10])
+        o[11, 0] = sum_f32x8(a)
         for lane in range(8):
-            o[13, lane] = fma_f32(a[lane], b[lane], c[lane])
-        put(with_lane(a, case % 8, scalar), 8, o[14])
-        o[15, 0] = max_f32x8(a)
-        put(f32x8(scalar), 8, o[16])
+            o[12, lane] = fma_f32(a[lane], b[lane], c[lane])
+        put(with_lane(a, case % 8, scalar), 8, o[13])
+        o[14, 0] = max_f32x8(a)
+        put(f32x8(scalar), 8, o[15])
 
 
 def fma_lanes(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -309,7 +294,6 @@ with np.errstate(all="ignore"):
         "maximum": np.where(X > Y, X, Y),
         "minimum": np.where(X < Y, X, Y),
         "round_f32x8": np.rint(X),
-        "to_f32x8": X.view(np.int32).astype(np.float32),
         "as_f32": np.abs(X),
         "to_i32x8": truncatable(X).astype(np.int64),
         "sum_f32x8": tree_sum(X),

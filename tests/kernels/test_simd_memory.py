@@ -25,7 +25,6 @@ from densecore.kernels.simd import (
     load_u16,
     load_u32,
     maddubs,
-    prefetch,
     store_f16x8,
     store_f32,
     store_f32x8,
@@ -100,8 +99,6 @@ def store_all(x, floats_, halves, bytes_):
     store_f32(floats_, 12, 7.5)
     store_f16x8(halves, 1, load_f32x8(x, 0))
     store_i8x8(bytes_, 2, to_i32x8(load_f32x8(x, 0)))
-    prefetch(x, 10**9)
-    prefetch(x, -5)
 
 
 def test_stores_write_their_bytes_and_no_others() -> None:
