@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     conversation = Conversation(generation_config(args, max_tokens=MAX_TOKENS), args.system)
     interactive = sys.stdin is not None and sys.stdin.isatty()
     with open_session(args) as session:
-        chat = Chat(session, conversation, interactive=interactive, verbose=args.verbose)
+        chat = Chat(session, conversation, TextOutput(sys.stdout), interactive=interactive, verbose=args.verbose)
         chat.greet()
         with open_lines(interactive=interactive, keep_history=not args.no_history) as read_line:
             while chat.is_open:
@@ -77,10 +77,11 @@ def run(args: argparse.Namespace) -> int:
 class Chat:
     """Carries out what the user types: commands, and messages for the model."""
 
-    def __init__(self, session: Session, conversation: Conversation, *, interactive: bool, verbose: bool) -> None:
-        self._session, self._conversation = session, conversation
+    def __init__(
+        self, session: Session, conversation: Conversation, output: TextOutput, *, interactive: bool, verbose: bool
+    ) -> None:
+        self._session, self._conversation, self._output = session, conversation, output
         self._interactive, self._verbose = interactive, verbose
-        self._output = TextOutput(sys.stdout)
         self._without_template = session.model.tokenizer.chat_template is None
         self.is_open = True
 

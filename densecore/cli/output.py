@@ -19,7 +19,7 @@ class TextOutput:
         """Show `text` now. Characters that the stream's encoding lacks become ``?``."""
         if self._stream is None or not text:
             return
-        encoding = self._stream.encoding or "utf-8"
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(text.encode(encoding, "replace").decode(encoding))
         self._stream.flush()
         self.in_line = not text.endswith("\n")

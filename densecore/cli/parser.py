@@ -33,6 +33,7 @@ environment:
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+        self._action_max_length = 4 + max(map(len, VERBS))  # argparse forgets that verbs are indented
 
 
 class Parser(argparse.ArgumentParser):
