@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator, Mapping
 
@@ -56,28 +57,36 @@ class SpecialTokens:
 
     def _cuts(self, text: str) -> list[tuple[int, int, int]]:
         """Spans (start, end, id) that do not overlap, in order of start."""
-        matches = sorted(self._matches(text), key=lambda match: (match[0] - match[1], match[0]))
+        starts = self._first.finditer(text) if self._first else ()
+        heap = [found for match in starts if (found := self._longest(text, match.start(), len(text)))]
+        heapq.heapify(heap)
         taken = bytearray(len(text))
         cuts = []
-        for start, end, token_id in matches:
-            # Taken spans are at least as long as this one: if one overlaps, it covers an end.
-            if not (taken[start] or taken[end - 1]):
-                taken[start:end] = b"\1" * (end - start)
-                cuts.append((start, end, token_id))
+        while heap:
+            length, start, token_id = heapq.heappop(heap)
+            end = start - length
+            # Taken spans are at least as long as this one: if one overlaps it, that one covers an end of it.
+            if taken[start]:
+                continue
+            if taken[end - 1]:
+                if shorter := self._longest(text, start, taken.index(1, start)):
+                    heapq.heappush(heap, shorter)
+                continue
+            taken[start:end] = b"\1" * (end - start)
+            cuts.append((start, end, token_id))
         return sorted(cuts)
 
-    def _matches(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """All occurrences of all tokens, those that overlap included."""
-        if self._first is None:
-            return
-        for match in self._first.finditer(text):
-            start = end = match.start()
-            node = self._root.get(text[end])
-            while node is not None:
-                end += 1
-                if None in node:
-                    yield start, end, node[None]
-                node = node.get(text[end]) if end < len(text) else None
+    def _longest(self, text: str, start: int, limit: int) -> tuple[int, int, int] | None:
+        """The longest token from `start` to `limit` at most, as (negative length, start, id): how a heap sorts."""
+        found = None
+        end = start
+        node = self._root
+        while end < limit and text[end] in node:
+            node = node[text[end]]
+            end += 1
+            if None in node:
+                found = (start - end, start, node[None])
+        return found
 
 
 _SPACE = " \t\n\v\f\r"

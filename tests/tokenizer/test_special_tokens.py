@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,18 @@ def test_cuts_are_those_of_llama_cpp(text, tokens):
         return
     found = SpecialTokens({token: i for i, token in enumerate(tokens)}).split(text)
     assert [tokens[part] if isinstance(part, int) else part for part in found] == cut_specials(text, tokens)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 30_000, ("a" * 63 + "b") * 500, ("ab" * 40 + "a" * 40) * 200], ids=["a", "ab", "aba"]
+)
+def test_tokens_that_begin_each_other_take_bounded_time(text):
+    """As Gemma's runs of newlines, and worse: every position starts many tokens."""
+    special = SpecialTokens({"a" * length: length for length in range(1, 65)})
+    start = time.process_time()
+    parts = list(special.split(text))
+    assert "".join("a" * part if isinstance(part, int) else part for part in parts) == text
+    assert time.process_time() - start < 5
 
 
 def test_white_space_beside_tokens_is_stripped_where_they_say_so():
