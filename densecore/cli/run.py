@@ -74,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
 def _prompt(args: argparse.Namespace) -> str:
     if args.prompt not in (None, "-"):
         return args.prompt
-    if args.prompt is None and (sys.stdin is None or sys.stdin.isatty()):
+    has_terminal = sys.stdin is None or sys.stdin.isatty()
+    text = "" if has_terminal and args.prompt is None else read_stdin()
+    if not text and args.prompt is None:
         wrong_usage(args, "no prompt: give one in quotes, or send it through a pipe")
-    return read_stdin().removesuffix("\n")
+    return text.removesuffix("\n")
 
 
 def figures(result: GenerationResult) -> str:

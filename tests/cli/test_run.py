@@ -57,6 +57,13 @@ def test_prompt_from_a_pipe_without_its_last_line_break(cli: Cli, builtin: Dense
     assert (status, out) == (0, greedy_text(builtin, "import re\nimport os") + "\n")
 
 
+def test_an_empty_prompt_begins_a_text_but_an_empty_pipe_is_a_mistake(cli: Cli, builtin: DenseCore) -> None:
+    assert cli("run", "", *GREEDY)[:2] == (0, greedy_text(builtin, "") + "\n")
+    status, out, err = cli("run", stdin="")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "no prompt" in err
+
+
 def test_seed_repeats(cli: Cli) -> None:
     first, second, other = (cli("run", "def f(", "-n", "12", "--seed", seed).out for seed in (5, 5, 6))
     assert first == second != other
@@ -91,7 +98,6 @@ def test_defaults_of_the_builtin_model_hold_for_it_alone(cli: Cli) -> None:
         (["-m", "{tmp}", "x"], "", "directory"),
         (["-m", "{tmp}/text.gguf", "x"], "", "magic"),
         (["-m", "{tmp}/short.gguf", "x"], "", "short.gguf"),
-        ([""], "", "prompt is empty"),
         ([], b"\xff\xfe", "standard input is not UTF-8"),
         (["x" * 3000], "", "context"),
         (["x", "--json-mode"], "", "json_mode"),
@@ -100,7 +106,7 @@ def test_defaults_of_the_builtin_model_hold_for_it_alone(cli: Cli) -> None:
         (["x", "-n", "200", "--timeout", "0.000001"], "", "increase timeout"),
     ],
     ids=[
-        "no such file", "directory", "not GGUF", "truncated", "empty prompt", "not UTF-8", "too long", "json mode",
+        "no such file", "directory", "not GGUF", "truncated", "not UTF-8", "too long", "json mode",
         "bias of an unknown token", "context too long", "timeout",
     ],
 )  # fmt: skip
