@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-INLINED_OPTIONS: dict[str, Any] = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED_OPTIONS: Any = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable | None = None, /, *, twin: Callable | None = None, **options: Any) -> Any:
