@@ -43,12 +43,8 @@ def median_time(changes: dict, logits: np.ndarray, repeats: int) -> float:
 def main() -> None:
     """Print the median time of each configuration, in microseconds, for logits of several spreads."""
     parser = argparse.ArgumentParser(prog="python -m bench.sampling", description=main.__doc__)
-    parser.add_argument(
-        "--vocab", type=int, default=151936, help="tokens in the vocabulary (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=100, help="draws to time for each figure (default: %(default)s)"
-    )
+    parser.add_argument("--vocab", type=int, default=151936, help="tokens in the vocabulary (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=100, help="draws to time for each figure (default: %(default)s)")
     parser.add_argument(
         "--spreads",
         type=float,
@@ -58,8 +54,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     print(
-        f"{'median us at ' + str(options.vocab) + ' tokens':32}"
-        + "".join(f"  spread {s:<4g}" for s in options.spreads)
+        f"{'median us at ' + str(options.vocab) + ' tokens':32}" + "".join(f"  spread {s:<4g}" for s in options.spreads)
     )
     for name, changes in CONFIGURATIONS.items():
         logits = (random_logits(options.vocab, spread) for spread in options.spreads)

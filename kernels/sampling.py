@@ -71,9 +71,7 @@ def distribution_ref(scores: np.ndarray, settings: Settings) -> tuple[np.ndarray
     return ids[:kept], weights[:kept] / weights[:kept].sum()
 
 
-def sample_ref(
-    logits: np.ndarray, work: Workspace, settings: Settings, edits: Edits, n_edits: int, u: float
-) -> int:
+def sample_ref(logits: np.ndarray, work: Workspace, settings: Settings, edits: Edits, n_edits: int, u: float) -> int:
     """Twin of `sample`: the token at which the sum of probabilities, in order, passes u. `work` is not used."""
     if np.isnan(logits).any() or (logits == np.inf).any():
         return NOT_FINITE

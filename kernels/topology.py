@@ -102,9 +102,7 @@ def read_topology(root: Path = _ROOT) -> Topology:
     numbers = parse_cpu_list(read_text(devices / "cpu/online")) or list(range(os.cpu_count() or 1))
     node_of = _nodes(devices / "node")
     efficient = _efficiency_cores(root, numbers)
-    return Topology(
-        tuple(_read_cpu(devices / f"cpu/cpu{n}", n, node_of.get(n, 0), n in efficient) for n in numbers)
-    )
+    return Topology(tuple(_read_cpu(devices / f"cpu/cpu{n}", n, node_of.get(n, 0), n in efficient) for n in numbers))
 
 
 def _read_cpu(directory: Path, number: int, node: int, is_efficient: bool) -> Cpu:

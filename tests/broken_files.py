@@ -92,9 +92,7 @@ class FileOpener:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is None:
             command = [sys.executable, "-m", "tests.broken_files", self.loader, str(self.memory or 0)]
-            self._child = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-            )
+            self._child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
             ready = _read_line(self._child, START_SECONDS)
             assert ready == b"ready\n", f"the loader {self.loader} does not start: {ready!r}"
         return self._child

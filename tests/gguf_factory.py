@@ -175,9 +175,7 @@ def model_tensors(
     return tensors
 
 
-def pack_tensor(
-    values: np.ndarray, kind: GGMLType, seed: int = 0
-) -> tuple[np.ndarray, GGMLType, tuple[int, ...]]:
+def pack_tensor(values: np.ndarray, kind: GGMLType, seed: int = 0) -> tuple[np.ndarray, GGMLType, tuple[int, ...]]:
     """`values` as bytes of type `kind`: what GGUFWriter.add_tensor takes after the name.
 
     Types that the gguf package can quantize to hold `values`; K-quants and IQ4_XS hold random blocks of about the
@@ -263,9 +261,7 @@ def _type(kind: str | GGMLType) -> GGMLType:
     return GGMLType[kind] if isinstance(kind, str) else GGMLType(kind)
 
 
-def _tensor_type(
-    name: str, values: np.ndarray, default: GGMLType, patterns: Mapping[str, str | GGMLType]
-) -> GGMLType:
+def _tensor_type(name: str, values: np.ndarray, default: GGMLType, patterns: Mapping[str, str | GGMLType]) -> GGMLType:
     for pattern, kind in patterns.items():
         if fnmatchcase(name, pattern):
             return _type(kind)

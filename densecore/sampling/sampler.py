@@ -121,7 +121,5 @@ def _complaint(logits: np.ndarray, code: int) -> str:
     """What is wrong with logits for which `sample` returned `code`."""
     if code == NOT_FINITE:
         token_id = int(np.argmin(logits < np.inf))  # the first for which that is False
-        return (
-            f"the model computed {logits[token_id]} as the logit of token {token_id}; it must be below +inf"
-        )
+        return f"the model computed {logits[token_id]} as the logit of token {token_id}; it must be below +inf"
     return f"all of the {len(logits)} logits are -inf; a token must be left to choose"

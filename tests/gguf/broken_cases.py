@@ -245,9 +245,7 @@ def metadata() -> dict[str, Case]:
     result["character split over two tokens"] = Case(one_pair(raw), ("'k' element 0", "UTF-8"))
     duplicate = scalar("test.u32", U32, 8)
     result["duplicate key"] = Case(build([*PAIRS, duplicate]), ("test.u32", "duplicate"))
-    result["duplicate key of other type"] = Case(
-        build([*PAIRS, scalar("test.u32", STRING, "")]), ("duplicate",)
-    )
+    result["duplicate key of other type"] = Case(build([*PAIRS, scalar("test.u32", STRING, "")]), ("duplicate",))
     return {f"metadata: {name}": case for name, case in result.items()}
 
 

@@ -46,9 +46,7 @@ def array(key: str, kind: int, contents: Sequence[Any], *, count: int | None = N
     return pair(key, ARRAY, u32(kind) + u64(len(contents) if count is None else count) + body)
 
 
-def tensor(
-    name: str | bytes, dims: Sequence[int], kind: int, offset: int, *, n_dims: int | None = None
-) -> bytes:
+def tensor(name: str | bytes, dims: Sequence[int], kind: int, offset: int, *, n_dims: int | None = None) -> bytes:
     """An entry of the tensor table, with a false `n_dims` if given."""
     count = len(dims) if n_dims is None else n_dims
     return text(name) + u32(count) + b"".join(map(u64, dims)) + u32(kind) + u64(offset)

@@ -90,9 +90,7 @@ def test_absent_key_needs_a_default(metadata, getter):
 )
 def test_wrong_type_is_refused_even_with_a_default(metadata, getter, key, allowed):
     for arguments in ((key,), (key, None), (key, VALUES[key])):
-        with pytest.raises(
-            ModelLoadError, match=rf"^model\.gguf: metadata '{key}' is .*; allowed: {allowed}$"
-        ):
+        with pytest.raises(ModelLoadError, match=rf"^model\.gguf: metadata '{key}' is .*; allowed: {allowed}$"):
             getattr(metadata, getter)(*arguments)
 
 

@@ -22,9 +22,7 @@ MODELS = ["pystd-6m-f16", "pystd-6m-q8_0", "stories260K", "tiny-llama-f32", "tin
           "tiny-qwen2-f32", "tiny-qwen3-f32"]  # fmt: skip
 ARCHS = ["bert", "deepseek2", "gemma2", "gpt-oss", "mixtral", "phi3", "qwen3moe", "starcoder2"]
 SMALL = [f"models/{name}.gguf" for name in MODELS] + [f"archs/{name}-f32.gguf" for name in ARCHS]
-VOCABS = [
-    f"vocabs/ggml-vocab-{name}.gguf" for name in ("bert-bge", "gpt-2", "llama-bpe", "llama-spm", "qwen2")
-]
+VOCABS = [f"vocabs/ggml-vocab-{name}.gguf" for name in ("bert-bge", "gpt-2", "llama-bpe", "llama-spm", "qwen2")]
 
 
 def assert_same_as_oracle(path: Path) -> None:

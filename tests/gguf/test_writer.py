@@ -35,9 +35,7 @@ def write_pairs(path: Path, **pairs) -> GGUFFile:
 @pytest.mark.parametrize("tensor_type", TYPES)
 def test_model_of_every_type(tmp_path, arch, tensor_type):
     dim = 256 if tensor_type.endswith("_K") else 64
-    path = make_model(
-        tmp_path / "model.gguf", arch, dim=dim, hidden_dim=dim, n_layers=1, tensor_type=tensor_type
-    )
+    path = make_model(tmp_path / "model.gguf", arch, dim=dim, hidden_dim=dim, n_layers=1, tensor_type=tensor_type)
     assert_same_as_oracle(path)
     with GGUFFile.open(path) as file:
         assert file.tensors["output.weight"].type is GGMLType[tensor_type]
@@ -94,9 +92,7 @@ def test_type_follows_from_the_value(tmp_path, value, kind, read):
     assert_same_as_oracle(file.path)
 
 
-@pytest.mark.parametrize(
-    "kind", [ValueType.STRING, ValueType.FLOAT32, ValueType.BOOL], ids=lambda kind: kind.name
-)
+@pytest.mark.parametrize("kind", [ValueType.STRING, ValueType.FLOAT32, ValueType.BOOL], ids=lambda kind: kind.name)
 def test_empty_array_with_a_type(tmp_path, kind):
     with write_pairs(tmp_path / "m.gguf", key=([], kind)) as file:
         assert len(file.metadata["key"]) == 0

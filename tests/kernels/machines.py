@@ -97,9 +97,7 @@ def write_cgroup_v2(root: Path, cgroup: str, limits: Mapping[str, str], mount_ro
         write(root / f"sys/fs/cgroup/{directory}/cpu.max", text)
 
 
-def write_cgroup_v1(
-    root: Path, cgroup: str, limits: Mapping[str, tuple[int, int]], mount_root: str = "/"
-) -> None:
+def write_cgroup_v1(root: Path, cgroup: str, limits: Mapping[str, tuple[int, int]], mount_root: str = "/") -> None:
     """Hierarchies of version 1, and an empty one of version 2; *limits* gives (quota, period) in microseconds."""
     write(root / "proc/self/cgroup", f"5:memory:{cgroup}\n4:cpu,cpuacct:{cgroup}\n1:name=systemd:/x\n0::/x")
     mounts = [

@@ -64,9 +64,7 @@ def test_planted_temporary_directory_is_not_used(
     assert not list((tmp_path / "tmp").rglob("*.kernel"))
 
 
-def test_missing_home_falls_back(
-    fresh_cache: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_home_falls_back(fresh_cache: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

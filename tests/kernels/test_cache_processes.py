@@ -43,9 +43,7 @@ def start(package: Path, before: str = "", **variables: str) -> subprocess.Popen
     command = [sys.executable, "-c", code]
     pipe = subprocess.PIPE
     home = package.parents[2]  # not the checkout, whose densecore would come first
-    return subprocess.Popen(
-        command, cwd=home, env=environment | variables, stdout=pipe, stderr=pipe, text=True
-    )
+    return subprocess.Popen(command, cwd=home, env=environment | variables, stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen) -> tuple[dict, str]:

@@ -122,9 +122,7 @@ def test_topology_and_limits_do_not_import_numba() -> None:
         "period 0",
     ],
 )
-def test_quota_of_cgroup_v2(
-    tmp_path: Path, cgroup: str, limits: dict, mount_root: str, expected: float | None
-) -> None:
+def test_quota_of_cgroup_v2(tmp_path: Path, cgroup: str, limits: dict, mount_root: str, expected: float | None) -> None:
     machines.write_cgroup_v2(tmp_path, cgroup, limits, mount_root)
     assert read_quota(tmp_path) == expected
 
@@ -138,9 +136,7 @@ def test_quota_of_cgroup_v2(
     ],
     ids=["unlimited", "own", "mounted alone"],
 )
-def test_quota_of_cgroup_v1(
-    tmp_path: Path, cgroup: str, limits: dict, mount_root: str, expected: float | None
-) -> None:
+def test_quota_of_cgroup_v1(tmp_path: Path, cgroup: str, limits: dict, mount_root: str, expected: float | None) -> None:
     machines.write_cgroup_v1(tmp_path, cgroup, limits, mount_root)
     assert read_quota(tmp_path) == expected
 

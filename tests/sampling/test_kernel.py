@@ -83,17 +83,13 @@ def test_like_twin_for_random_logits(n_vocab, spread, changes):
     assert_like_twin(logits, OFF._replace(temperature=0.8)._replace(**changes))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"top_k": 40, "top_p": 0.95}, {"top_p": 0.95}, {"min_p": 0.05}, {}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"top_k": 40, "top_p": 0.95}, {"top_p": 0.95}, {"min_p": 0.05}, {}], ids=str)
 def test_same_token_as_twin_for_same_random_number(changes):
     rng = np.random.default_rng(7)
     logits = rng.normal(0, 3, 20000).astype(np.float32)
     work, chosen = Workspace.create(len(logits)), OFF._replace(temperature=0.8)._replace(**changes)
     for u in rng.random(50):
-        assert sample(logits, work, chosen, NO_EDITS, 0, u) == sample_ref(
-            logits, work, chosen, NO_EDITS, 0, u
-        )
+        assert sample(logits, work, chosen, NO_EDITS, 0, u) == sample_ref(logits, work, chosen, NO_EDITS, 0, u)
 
 
 def test_few_candidates_and_histogram_draw_the_same_token():
@@ -105,9 +101,7 @@ def test_few_candidates_and_histogram_draw_the_same_token():
         assert draw(logits, OFF._replace(top_p=0.9, top_k=2999), u) == by_histogram
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}], ids=str
-)
+@pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}], ids=str)
 def test_logits_are_not_modified(changes):
     logits = np.random.default_rng(9).normal(0, 1, 500).astype(np.float32)
     before = logits.copy()
@@ -145,9 +139,7 @@ def test_masked_tokens_are_never_drawn(changes):
 def test_extreme_temperatures_and_logits(temperature, changes):
     big = float(np.finfo(np.float32).max)
     logits = [-big, 3.0, big, big, -np.inf, 0.0]
-    drawn = {
-        draw(logits, OFF._replace(temperature=temperature)._replace(**changes), u) for u in (0.0, 0.2, 0.8)
-    }
+    drawn = {draw(logits, OFF._replace(temperature=temperature)._replace(**changes), u) for u in (0.0, 0.2, 0.8)}
     assert drawn == {2, 3}
 
 

@@ -90,17 +90,12 @@ def test_penalties_by_hand():
         for token_id in (1, 2, 2):
             sampler.accept(token_id)
         observed[sampler.sample(logits)] += 1
-    assert (
-        (observed - 4000 * expected) ** 2 / (4000 * expected)
-    ).sum() < 18.47  # 99.9 %, 4 degrees of freedom
+    assert ((observed - 4000 * expected) ** 2 / (4000 * expected)).sum() < 18.47  # 99.9 %, 4 degrees of freedom
 
 
 def test_presence_and_frequency_ignore_the_prompt():
     logits = np.array([2, 1], np.float32)
-    assert (
-        Sampler(config(temperature=0, presence_penalty=5, repetition_penalty=1.01), 2, [0, 0]).sample(logits)
-        == 0
-    )
+    assert Sampler(config(temperature=0, presence_penalty=5, repetition_penalty=1.01), 2, [0, 0]).sample(logits) == 0
 
 
 def test_repetition_penalty_sees_the_prompt():
