@@ -24,8 +24,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core.pythonapi import NativeValue
-from numba.extending import intrinsic, models, overload, register_model, typeof_impl, unbox
+from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import populate_array
 
 from .atomics import atomic_add, atomic_load, pause, yield_thread
