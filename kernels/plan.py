@@ -82,6 +82,17 @@ def operation(*, tasks: Callable[..., int], twin: Callable[..., None]) -> Callab
     return lambda function: Operation(function, tasks, twin)
 
 
+@inlined
+def piece(n, task, num_tasks):
+    """First and last (excluded) of `n` things that belong to this task."""
+    return n * task // num_tasks, n * (task + 1) // num_tasks
+
+
+def row_tasks(x: np.ndarray, *_: Any) -> int:
+    """Pieces for work along the rows of x: enough elements in each to be worth handing out."""
+    return max(1, min(x.shape[0], x.size // 8192))
+
+
 class Plan:
     """Operations with their arguments, in order. Arguments are kept alive, and read at every run."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from densecore.kernels.formats import Q8
-from densecore.kernels.quantize import SUM_LENGTH, allocate_q8, quantize_q8, quantize_q8_ref, quantize_row_q8
+from densecore.kernels.quantize import SUM_LENGTH, allocate_q8, quantize_q8, quantize_q8_ref
 
 from .blocks import guarded
 
