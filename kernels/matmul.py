@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .formats import Format, Q8, dequantize_row, vec_dot
+from .formats import Q8, Format, dequantize_row, vec_dot
 from .plan import operation, piece, row_tasks
 
 
