@@ -53,9 +53,6 @@ class Operation:
         self._addresses: dict[tuple, int] = {}
 
     def __call__(self, *arguments: Any) -> None:
-        if numba.config.DISABLE_JIT:
-            self.twin(*arguments)
-            return
         plan = Plan()
         plan.add(self, *arguments)
         plan.run(numba.get_num_threads())
@@ -98,27 +95,28 @@ class Plan:
 
     def __init__(self) -> None:
         self._entries: list[tuple[int, np.ndarray, int]] = []
-        self._operations: list[Operation] = []
-        self._keep: list[tuple] = []
+        self._calls: list[tuple[Operation, tuple]] = []
         self._arrays: tuple[np.ndarray, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._calls)
 
     def add(self, op: Operation, *arguments: Any) -> None:
         """Append an operation; its arrays must stay where they are."""
+        self._calls.append((op, arguments))
+        self._arrays = None
+        if numba.config.DISABLE_JIT:
+            return
         slots: list[int] = []
         for argument in arguments:
             _pack(argument, slots)
-        entry = op.address(arguments), np.array(slots or [0], np.int64), op.tasks(*arguments)
-        self._entries.append(entry)
-        self._operations.append(op)
-        self._keep.append(arguments)
-        self._arrays = None
+        self._entries.append((op.address(arguments), np.array(slots or [0], np.int64), op.tasks(*arguments)))
 
     def run(self, num_workers: int) -> None:
         """Run all operations. IndexError if one was caught reading or writing outside of an array."""
-        if not self._entries:
+        if not self._entries:  # nothing to do, or nothing compiled
+            for op, arguments in self._calls:
+                op.twin(*arguments)
             return
         if self._arrays is None:
             addresses, blocks, counts = zip(*self._entries, strict=True)
@@ -131,7 +129,7 @@ class Plan:
         state[:] = 0
         run_plan(functions, pointers, counts, state, num_workers)
         if state[-1]:
-            raise IndexError(f"{self._operations[state[-1] - 1].name} went outside of an array")
+            raise IndexError(f"{self._calls[state[-1] - 1][0].name} went outside of an array")
 
 
 # ------------------------------------------------------------------------------------------------ compiled
