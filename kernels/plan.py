@@ -239,14 +239,14 @@ def _type_key(argument: Any) -> Any:
 
 
 def _type_of(argument: Any) -> types.Type:
-    if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
-        raise ValueError(f"an operation takes C-contiguous arrays, not strides {argument.strides}")
     return types.int64 if type(argument) is int else numba.typeof(argument)
 
 
 def _pack(argument: Any, slots: list[int]) -> None:
     """Append the slots of an argument: what `unpack` reads."""
     if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise ValueError(f"an operation takes C-contiguous arrays, not strides {argument.strides}")
         slots.append(argument.__array_interface__["data"][0])
         slots.extend(argument.shape)
     elif isinstance(argument, tuple):
