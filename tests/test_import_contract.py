@@ -23,7 +23,8 @@ ALLOWED = {
     "engine": {"engine", "models", "sampling", "tokenizer", "kernels"},
     "llm": {"engine", "models", "tokenizer", "gguf"},
     "perplexity": {"llm"},
-    "cli": {"cli", "llm", "perplexity", "models", "tokenizer", "gguf", "data", "kernels"},
+    "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
+    "cli": {"cli", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "kernels"},
 }
 OPEN_TO_ALL = {"exceptions", "config", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.
