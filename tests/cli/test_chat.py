@@ -305,8 +305,13 @@ def test_a_talk_on_a_terminal(terminal: Callable[..., Terminal], chatty_model: P
     shown.press_control_c()
     shown.expect("(Ctrl-D or /quit leaves)")
 
+    shown.type("/set max_tokens 4\n")
+    shown.type("Hello\n")
+    shown.expect("[cut off after 4 tokens")  # from now on nothing needs compiling
+    shown.type("/set max_tokens 29000\n")
+    shown.expect("[max_tokens = 29000]")
     shown.type("Tell me everything\n")
-    shown.expect("\n")
+    shown.expect("Tell me everything\r\n")
     while len(shown.screen) - shown._seen < 100:  # the answer has begun, and will not end by itself
         assert shown._read(60)
     shown.press_control_c()
@@ -314,12 +319,11 @@ def test_a_talk_on_a_terminal(terminal: Callable[..., Terminal], chatty_model: P
     shown.type(f"/save {tmp_path}/talk.json\n")
     shown.expect("[saved to ")
     talk = json.loads((tmp_path / "talk.json").read_text())
-    assert [turn["role"] for turn in talk] == ["user", "assistant"]
-    assert talk[1]["content"]
+    assert [turn["role"] for turn in talk] == ["user", "assistant"] * 2
+    assert len(talk[3]["content"]) > 50
 
     shown.expect("> ")
-    shown.press_control_d()
-    assert shown.wait() == 0
+    assert shown.leave_by_control_d() == 0
     assert "Traceback" not in shown.screen
     assert_history_is_private(tmp_path / "state" / "densecore", "Tell me everything")
 
@@ -342,8 +346,11 @@ def test_errors_do_not_end_a_talk_on_a_terminal(terminal: Callable[..., Terminal
 
 
 @pytest.mark.skipif(importlib.util.find_spec("prompt_toolkit") is None, reason="the extra [cli] is not installed")
-def test_prompt_toolkit_is_used_where_installed(terminal: Callable[..., Terminal], chatty_model: Path) -> None:
+def test_prompt_toolkit_is_used_where_installed(
+    terminal: Callable[..., Terminal], chatty_model: Path, tmp_path: Path
+) -> None:
     shown = terminal("chat", "-m", chatty_model)
-    shown.expect("\x1b")  # readline does not write control sequences on a dumb terminal
-    shown.type("/quit\r")
+    shown.expect("> ")
+    shown.type("/quit\n")
     assert shown.wait() == 0
+    assert (tmp_path / "state" / "densecore" / "chat_history.prompt_toolkit").exists()
