@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pty
@@ -29,6 +30,15 @@ class Terminal:
 
     def press_control_c(self) -> None:
         self.process.send_signal(signal.SIGINT)
+
+    def press_control_c_at_prompt(self, expected: str) -> None:
+        """Again after a while: readline does not notice a signal in the instant before it begins to wait for keys."""
+        for _ in range(10):
+            self.press_control_c()
+            with contextlib.suppress(AssertionError):
+                self.expect(expected, timeout=3)
+                return
+        raise AssertionError(f"{expected!r} did not appear; shown: {self.screen!r}")
 
     def leave_by_control_d(self, timeout: float = 30.0) -> int:
         """Type Ctrl-D until the process ends, since one that comes before a prompt is set up gets lost."""

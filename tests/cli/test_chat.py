@@ -302,8 +302,8 @@ def test_a_talk_on_a_terminal(terminal: Callable[..., Terminal], chatty_model: P
     shown.expect("/regenerate")
     shown.type("/set temperature 0.5\n")
     shown.expect("[temperature = 0.5]")
-    shown.press_control_c()
-    shown.expect("(Ctrl-D or /quit leaves)")
+    shown.expect("> ")
+    shown.press_control_c_at_prompt("(Ctrl-D or /quit leaves)")
 
     shown.type("/set max_tokens 4\n")
     shown.type("Hello\n")
