@@ -1,12 +1,11 @@
-"""Elementwise kernels: SwiGLU, residual and bias additions."""
+"""Simple kernels over rows: SwiGLU, residual and bias additions, picking rows."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .cache import kernel
 from .exp import exp_f32x8
+from .plan import operation, piece, row_tasks
 from .simd import f32x8, load_f32x8, store_f32x8
 
 
@@ -16,26 +15,22 @@ def swiglu_ref(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:
         out[:] = gate / (1 + np.exp(-gate)) * up
 
 
-@kernel
-def swiglu_row(gate, up, out, row):
+@operation(tasks=row_tasks, twin=swiglu_ref)
+def swiglu(gate, up, out, task, num_tasks):
+    """out (num_tokens, hidden_dim) = silu(gate) * up; float32, `out` may be `gate`."""
     n = gate.shape[1]
     whole = n // 8 * 8
     one = f32x8(1.0)
-    for k in range(0, whole, 8):
-        g = load_f32x8(gate, row * n + k)
-        silu = g / (one + exp_f32x8(f32x8(0.0) - g))
-        store_f32x8(out, row * n + k, silu * load_f32x8(up, row * n + k))
-    for k in range(whole, n):
-        g = f32x8(gate[row, k])
-        silu = g / (one + exp_f32x8(f32x8(0.0) - g))
-        out[row, k] = silu[0] * up[row, k]
-
-
-@kernel(parallel=True, twin=swiglu_ref)
-def swiglu(gate, up, out):
-    """out (num_tokens, hidden_dim) = silu(gate) * up; float32, `out` may be `gate`."""
-    for row in prange(gate.shape[0]):
-        swiglu_row(gate, up, out, row)
+    first_row, last_row = piece(gate.shape[0], task, num_tasks)
+    for row in range(first_row, last_row):
+        for k in range(0, whole, 8):
+            g = load_f32x8(gate, row * n + k)
+            silu = g / (one + exp_f32x8(f32x8(0.0) - g))
+            store_f32x8(out, row * n + k, silu * load_f32x8(up, row * n + k))
+        for k in range(whole, n):
+            g = f32x8(gate[row, k])
+            silu = g / (one + exp_f32x8(f32x8(0.0) - g))
+            out[row, k] = silu[0] * up[row, k]
 
 
 def add_ref(x: np.ndarray, y: np.ndarray) -> None:
@@ -43,10 +38,26 @@ def add_ref(x: np.ndarray, y: np.ndarray) -> None:
     x += y
 
 
-@kernel(twin=add_ref)
-def add(x, y):
+@operation(tasks=row_tasks, twin=add_ref)
+def add(x, y, task, num_tasks):
     """x (num_tokens, n) += y (num_tokens, n), the residual; or y (1, n), a bias."""
-    for row in range(x.shape[0]):
+    first_row, last_row = piece(x.shape[0], task, num_tasks)
+    for row in range(first_row, last_row):
         source = row if y.shape[0] == x.shape[0] else 0
         for k in range(x.shape[1]):
             x[row, k] += y[source, k]
+
+
+def take_rows_ref(x: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
+    """out (len(indices), n) = the rows `indices` of x (num_tokens, n)."""
+    out[:] = x[indices]
+
+
+@operation(tasks=lambda x, indices, out: row_tasks(out), twin=take_rows_ref)
+def take_rows(x, indices, out, task, num_tasks):
+    """out (len(indices), n) = the rows `indices` of x (num_tokens, n)."""
+    first_row, last_row = piece(indices.size, task, num_tasks)
+    for row in range(first_row, last_row):
+        source = indices[row]
+        for k in range(x.shape[1]):
+            out[row, k] = x[source, k]

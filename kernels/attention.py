@@ -13,11 +13,12 @@ tiles are absolute positions, so a token's output has the same bits however prom
 from __future__ import annotations
 
 import numpy as np
-from numba import prange, types
+from numba import types
 from numba.extending import overload
 
-from .cache import INLINED_OPTIONS, inlined, kernel
+from .cache import INLINED_OPTIONS, inlined
 from .exp import exp_f32, exp_f32x8
+from .plan import operation, piece, row_tasks
 from .simd import (
     f32x8,
     fma,
@@ -91,12 +92,13 @@ def store_row(source, first, head_dim, cache, place):
         store8(cache, place + whole, load_f32x8(padded, 0))
 
 
-@kernel(twin=store_kv_ref)
-def store_kv(k, v, slot_mapping, k_cache, v_cache):
+@operation(tasks=row_tasks, twin=store_kv_ref)
+def store_kv(k, v, slot_mapping, k_cache, v_cache, task, num_tasks):
     """Write k and v (num_tokens, n_kv_heads, head_dim) to the slots (num_tokens,) of a layer's cache."""
     n_kv_heads, head_dim = k.shape[1], k.shape[2]
     block_size, width = k_cache.shape[2], k_cache.shape[3]
-    for token in range(slot_mapping.size):
+    first_token, last_token = piece(slot_mapping.size, task, num_tasks)
+    for token in range(first_token, last_token):
         block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
         for head in range(n_kv_heads):
             first = (token * n_kv_heads + head) * head_dim
@@ -172,7 +174,7 @@ def tile_weights(scores, num_positions):
     return m, sum_f32x8(total)
 
 
-@kernel
+@inlined
 def attend(q, k_cache, v_cache, block_tables, sequence, position, scale, out, token, head):
     """One token's attention for one query head."""
     n_kv_heads, block_size, width = k_cache.shape[1], k_cache.shape[2], k_cache.shape[3]
@@ -208,8 +210,8 @@ def attend(q, k_cache, v_cache, block_tables, sequence, position, scale, out, to
         out[token, head, i] = acc[i] / total
 
 
-@kernel(parallel=True, twin=attention_ref)
-def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, out):
+@operation(tasks=lambda q, *_: q.shape[0] * q.shape[1], twin=attention_ref)
+def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, out, task, num_tasks):
     """out (num_tokens, n_heads, head_dim): each token attends to its sequence's positions up to its own.
 
     q : (num_tokens, n_heads, head_dim) float32, after RoPE
@@ -217,8 +219,5 @@ def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, ou
     block_tables : (num_seqs, max_blocks) int32; seq_index, positions : (num_tokens,) int32
     scale : float32, usually 1 / sqrt(head_dim)
     """
-    n_heads = q.shape[1]
-    for task in prange(q.shape[0] * n_heads):
-        token = task // n_heads
-        sequence, position = seq_index[token], positions[token]
-        attend(q, k_cache, v_cache, block_tables, sequence, position, scale, out, token, task % n_heads)
+    token, head = task // q.shape[1], task % q.shape[1]
+    attend(q, k_cache, v_cache, block_tables, seq_index[token], positions[token], scale, out, token, head)

@@ -7,10 +7,9 @@ A weight matrix W (n_out, n_in) lies in the file row by row, in the blocks of it
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .cache import kernel
-from .formats import Format, dequantize_row, vec_dot
+from .formats import Q8, Format, dequantize_row, vec_dot
+from .plan import operation, piece, row_tasks
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -18,36 +17,41 @@ def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
     return fmt.dequantize_ref(w.reshape(-1, fmt.type_size)).reshape(-1, n_in)
 
 
-def matmul_ref(fmt: Format, w: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
-    """y (num_tokens, n_out) = x (num_tokens, n_in) W^T, all float32."""
-    y[:] = x @ dequantize_ref(fmt, w, x.shape[1]).T
+def matmul_ref(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> None:
+    """y (num_tokens, n_out) = x (num_tokens, n_in) W^T: each element by the format's `vec_dot_ref`."""
+    rows = w.reshape(y.shape[1], -1, type_size)
+    for token in range(y.shape[0]):
+        operand = Q8(*(part[token] for part in x)) if isinstance(x, Q8) else x[token]
+        for row, blocks in enumerate(rows):
+            y[token, row] = fmt.vec_dot_ref(blocks, operand)
 
 
-@kernel
-def matmul_rows(fmt, type_size, w, x, y, first, last):
-    """Elements `first` to `last` of each token's output; the row stays in cache while the tokens pass."""
-    num_blocks = w.size // type_size // y.shape[1]
-    for row in range(first, last):
-        for token in range(y.shape[0]):
-            y[token, row] = vec_dot(fmt, w, row * num_blocks * type_size, num_blocks, x, token)
+ROWS = 32  # of the output in a task
 
 
-@kernel(parallel=True)
-def matmul(fmt, type_size, w, x, y, num_tasks):
+@operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)
+def matmul(fmt, type_size, w, x, y, task, num_tasks):
     """y (num_tokens, n_out) = x W^T.
 
     w : bytes (n_out * row_bytes,) of a matrix of format `fmt`, whose blocks have `type_size` bytes
     x : `Q8` of the format's group, or float32 (num_tokens, n_in) for float formats
-    num_tasks : pieces that the rows are cut into, each for one thread
     """
-    n_out = y.shape[1]
-    for task in prange(num_tasks):
-        matmul_rows(fmt, type_size, w, x, y, n_out * task // num_tasks, n_out * (task + 1) // num_tasks)
+    num_blocks = w.size // type_size // y.shape[1]
+    for row in range(task * ROWS, min((task + 1) * ROWS, y.shape[1])):
+        for token in range(y.shape[0]):  # the row stays in cache while the tokens pass
+            y[token, row] = vec_dot(fmt, w, row * num_blocks * type_size, num_blocks, x, token)
 
 
-@kernel
-def embed(fmt, qk, type_size, w, ids, out):
+def embed_ref(fmt: Format, qk: int, type_size: int, w: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
+    """Rows `ids` (num_tokens,) of the embedding matrix w as float32 `out` (num_tokens, dim)."""
+    rows = w.reshape(-1, out.shape[1] // qk * type_size)[ids]
+    out[:] = dequantize_ref(fmt, rows, out.shape[1])
+
+
+@operation(tasks=lambda fmt, qk, type_size, w, ids, out: row_tasks(out), twin=embed_ref)
+def embed(fmt, qk, type_size, w, ids, out, task, num_tasks):
     """Rows `ids` (num_tokens,) of the embedding matrix w as float32 `out` (num_tokens, dim)."""
     num_blocks = out.shape[1] // qk
-    for token in range(ids.size):
+    first, last = piece(ids.size, task, num_tasks)
+    for token in range(first, last):
         dequantize_row(fmt, w, ids[token] * num_blocks * type_size, num_blocks, out, token * out.shape[1])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .cache import inlined, kernel
+from .cache import inlined
+from .plan import operation, piece, row_tasks
 from .simd import f32x8, fma, fma_f32, load_f32, load_f32x8, store_f32x8, sum_f32x8, with_lane
 
 
@@ -29,21 +29,17 @@ def sum_of_squares(x, first, n):
     return sum_f32x8(acc)
 
 
-@kernel
-def rms_norm_row(x, weight, epsilon, out, row):
-    n = weight.size
-    first = row * n
-    mean = sum_of_squares(x, first, n) / np.float32(n)
-    scale = np.float32(1) / np.sqrt(mean + epsilon)
-    whole = n // 8 * 8
-    for k in range(0, whole, 8):
-        store_f32x8(out, first + k, load_f32x8(x, first + k) * scale * load_f32x8(weight, k))
-    for k in range(whole, n):
-        out[row, k] = x[row, k] * scale * weight[k]
-
-
-@kernel(parallel=True, twin=rms_norm_ref)
-def rms_norm(x, weight, epsilon, out):
+@operation(tasks=row_tasks, twin=rms_norm_ref)
+def rms_norm(x, weight, epsilon, out, task, num_tasks):
     """out (rows, n) = RMSNorm of each row of x (rows, n) with weight (n,); float32, `out` may be `x`."""
-    for row in prange(x.shape[0]):
-        rms_norm_row(x, weight, epsilon, out, row)
+    n = weight.size
+    whole = n // 8 * 8
+    first_row, last_row = piece(x.shape[0], task, num_tasks)
+    for row in range(first_row, last_row):
+        first = row * n
+        mean = sum_of_squares(x, first, n) / np.float32(n)
+        scale = np.float32(1) / np.sqrt(mean + epsilon)
+        for k in range(0, whole, 8):
+            store_f32x8(out, first + k, load_f32x8(x, first + k) * scale * load_f32x8(weight, k))
+        for k in range(whole, n):
+            out[row, k] = x[row, k] * scale * weight[k]

@@ -7,10 +7,10 @@ A group of 32 or 256 elements shares the scale d = max |x| / 127, and q = x / d 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from .cache import inlined, kernel
+from .cache import inlined
 from .formats.base import Q8
+from .plan import operation, piece, row_tasks
 from .simd import (
     as_f32,
     as_i32,
@@ -65,27 +65,34 @@ def largest_magnitude(x, first, group):
     return max_f32x8(largest) + sum_f32x8(check)
 
 
-@kernel
-def quantize_row_q8(x, out, token, group):
-    """Quantize row `token` of x (num_tokens, n_in) into the same row of `out`."""
-    for g in range(x.shape[1] // group):
-        first = token * x.shape[1] + g * group  # in the flattened arrays
-        largest = largest_magnitude(x, first, group)
-        finite = np.isfinite(largest)
-        inverse = np.float32(127) / largest if largest > _SMALLEST else np.float32(0)
-        out.d[token, g] = largest / np.float32(127)
-        for s in range(group // SUM_LENGTH):
-            k = first + s * SUM_LENGTH
-            # |x| * inverse is at most 127 and a rounding error, so no q is beyond 127.
-            low = to_i32x8(round_f32x8(load_f32x8(x, k) * inverse)) if finite else i32x8(0)
-            high = to_i32x8(round_f32x8(load_f32x8(x, k + 8) * inverse)) if finite else i32x8(0)
-            store_i8x8(out.q, k, low)
-            store_i8x8(out.q, k + 8, high)
-            out.sums[token, g * group // SUM_LENGTH + s] = sum_i32x8(low + high)
+@inlined
+def quantize_group(x, out, token, g, group):
+    """Quantize group `g` of row `token`."""
+    first = token * x.shape[1] + g * group  # in the flattened arrays
+    largest = largest_magnitude(x, first, group)
+    finite = np.isfinite(largest)
+    inverse = np.float32(127) / largest if largest > _SMALLEST else np.float32(0)
+    out.d[token, g] = largest / np.float32(127)
+    for s in range(group // SUM_LENGTH):
+        k = first + s * SUM_LENGTH
+        # |x| * inverse is at most 127 and a rounding error, so no q is beyond 127.
+        low = to_i32x8(round_f32x8(load_f32x8(x, k) * inverse)) if finite else i32x8(0)
+        high = to_i32x8(round_f32x8(load_f32x8(x, k + 8) * inverse)) if finite else i32x8(0)
+        store_i8x8(out.q, k, low)
+        store_i8x8(out.q, k + 8, high)
+        out.sums[token, g * group // SUM_LENGTH + s] = sum_i32x8(low + high)
 
 
-@kernel(parallel=True)
-def quantize_q8(x, out, group):
+def quantize_into_ref(x: np.ndarray, out: Q8, group: int) -> None:
+    """x (num_tokens, n_in) float32 -> `out`, buffers of the same shape."""
+    for buffer, part in zip(out, quantize_q8_ref(x, group), strict=True):
+        buffer[:] = part
+
+
+@operation(tasks=row_tasks, twin=quantize_into_ref)
+def quantize_q8(x, out, group, task, num_tasks):
     """x (num_tokens, n_in) float32 -> `out`, buffers of the same shape (`allocate_q8`)."""
-    for token in prange(x.shape[0]):
-        quantize_row_q8(x, out, token, group)
+    first, last = piece(x.shape[0], task, num_tasks)
+    for token in range(first, last):
+        for g in range(x.shape[1] // group):
+            quantize_group(x, out, token, g, group)

@@ -13,9 +13,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from .cache import kernel
+from .plan import operation, piece, row_tasks
 
 ADJACENT, HALVES = 0, 1
 
@@ -69,10 +68,11 @@ def rope_table_ref(positions, frequencies, magnitude, cos, sin) -> None:
     cos[:], sin[:] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
 
 
-@kernel(twin=rope_table_ref)
-def rope_table(positions, frequencies, magnitude, cos, sin):
+@operation(tasks=lambda positions, frequencies, magnitude, cos, sin: row_tasks(cos), twin=rope_table_ref)
+def rope_table(positions, frequencies, magnitude, cos, sin, task, num_tasks):
     """cos and sin (num_tokens, rope_dim / 2) float32 of each position's angles, times `magnitude`."""
-    for token in range(positions.size):
+    first, last = piece(positions.size, task, num_tasks)
+    for token in range(first, last):
         for pair in range(frequencies.size):
             angle = positions[token] * frequencies[pair]
             cos[token, pair] = math.cos(angle) * magnitude
@@ -90,25 +90,21 @@ def rope_ref(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, pairing: int) -> N
     x[:, :, second : second + half * step : step] = a * s + b * c
 
 
-@kernel
-def rope_token(x, cos, sin, pairing, token):
-    half = cos.shape[1]
-    step, second = (2, 1) if pairing == ADJACENT else (1, half)
-    for head in range(x.shape[1]):
-        for pair in range(half):
-            i, j = pair * step, pair * step + second
-            a, b = x[token, head, i], x[token, head, j]
-            c, s = cos[token, pair], sin[token, pair]
-            x[token, head, i] = a * c - b * s
-            x[token, head, j] = a * s + b * c
-
-
-@kernel(parallel=True, twin=rope_ref)
-def rope(x, cos, sin, pairing):
+@operation(tasks=row_tasks, twin=rope_ref)
+def rope(x, cos, sin, pairing, task, num_tasks):
     """Rotate the first rope_dim elements of each head of x (num_tokens, heads, head_dim) in place.
 
     cos, sin : (num_tokens, rope_dim / 2) from `rope_table`
     pairing : ADJACENT or HALVES
     """
-    for token in prange(x.shape[0]):
-        rope_token(x, cos, sin, pairing, token)
+    half = cos.shape[1]
+    step, second = (2, 1) if pairing == ADJACENT else (1, half)
+    first, last = piece(x.shape[0], task, num_tasks)
+    for token in range(first, last):
+        for head in range(x.shape[1]):
+            for pair in range(half):
+                i, j = pair * step, pair * step + second
+                a, b = x[token, head, i], x[token, head, j]
+                c, s = cos[token, pair], sin[token, pair]
+                x[token, head, i] = a * c - b * s
+                x[token, head, j] = a * s + b * c

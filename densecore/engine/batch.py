@@ -36,8 +36,12 @@ def build_batch(scheduled: SequenceOf[Scheduled], block_size: int) -> Batch:
 
 
 def _block_tables(tables: SequenceOf[SequenceOf[int]]) -> np.ndarray:
-    """Rows of blocks as (num_seqs, max_blocks) int32, padded with block 0, which is never read."""
-    padded = np.zeros((len(tables), max(map(len, tables))), np.int32)
+    """Rows of blocks as (num_seqs, max_blocks) int32, padded with block 0, which is never read.
+
+    The width is a power of two, so that growing sequences seldom change the shape of a batch: see `models.record`.
+    """
+    longest = max(map(len, tables))
+    padded = np.zeros((len(tables), 1 << (longest - 1).bit_length()), np.int32)
     for row, table in zip(padded, tables, strict=True):
         row[: len(table)] = table
     return padded

@@ -13,9 +13,11 @@ import numpy as np
 
 from densecore.gguf import GGUFFile
 from densecore.kernels import rope
+from densecore.kernels.plan import Plan
 from densecore.models.batch import Batch, KVCache
 from densecore.models.config import ModelConfig
 from densecore.models.hooks import Hooks
+from densecore.models.record import recorded_step
 from densecore.models.step import Step, Workspace
 from densecore.models.weights import WeightLoader
 
@@ -61,19 +63,27 @@ class Model(ABC):
     def forward(self, batch: Batch, cache: KVCache, num_threads: int, hooks: Hooks | None = None) -> np.ndarray:
         """Logits (num_logits, n_vocab) float32 of the tokens `batch.logits_indices`.
 
-        The result is a buffer that the next call overwrites.
+        The result is a buffer that the next call overwrites. Without hooks the step is recorded when its shape is
+        first seen and replayed in one call; with hooks its operations run one by one. Both give the same bits.
         """
-        step = Step(batch, cache, self.workspace, hooks, num_threads)
+        if hooks is not None:
+            return self._compute(Step(batch, cache, self.workspace, hooks))
+
+        def compute(inputs: Batch, plan: Plan) -> np.ndarray:
+            return self._compute(Step(inputs, cache, self.workspace, plan=plan))
+
+        return recorded_step(batch, cache, compute).run(batch, num_threads)
+
+    def _compute(self, step: Step) -> np.ndarray:
+        """The model, from token ids to logits."""
         step.prepare_rope(self.frequencies, self.magnitude)
         x = step.embed(self.token_embd)  # (num_tokens, dim)
-        if hooks is not None:
-            hooks.apply("embed", x)
+        step.hook_global("embed", x)
         for step.layer, weights in enumerate(self.layers):
             self.layer(step, x, weights)
-        x = step.select(x, batch.logits_indices)  # (num_logits, dim)
+        x = step.select(x, step.batch.logits_indices)  # (num_logits, dim)
         (logits,) = step.project(step.norm(x, self.output_norm, self.epsilon), self.output)
-        if hooks is not None:
-            hooks.apply("logits", logits)
+        step.hook_global("logits", logits)
         return logits
 
     def _rope_frequencies(self, load: WeightLoader) -> tuple[np.ndarray, float]:

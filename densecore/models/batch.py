@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from densecore.kernels.attention import cache_width
 from densecore.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from densecore.models.record import RecordedStep
 
 __all__ = ["Batch", "KVCache", "slots"]
 
@@ -28,6 +32,18 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return self.token_ids.size
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(vars(self).values())
+
+    def copy(self) -> Batch:
+        return Batch(*(array.copy() for array in self.arrays))
+
+    def assign(self, other: Batch) -> None:
+        """Take over the contents of a batch of the same shapes."""
+        for mine, theirs in zip(self.arrays, other.arrays, strict=True):
+            np.copyto(mine, theirs)
 
     @classmethod
     def contiguous(cls, token_ids: np.ndarray, first: int, num_blocks: int, block_size: int) -> Batch:
@@ -60,6 +76,7 @@ class KVCache:
         self.num_blocks, self.block_size, self.dtype = num_blocks, block_size, dtype
         self.k = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
         self.v = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
+        self.recorded: dict[tuple, RecordedStep] = {}  # steps that use this cache, by the shapes of their batch
 
     @property
     def num_bytes(self) -> int:

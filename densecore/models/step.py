@@ -7,11 +7,13 @@ is used again in the next layer and the next step.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from densecore.kernels import activation, attention, matmul, norm, quantize, rope
 from densecore.kernels.formats import Q8
+from densecore.kernels.plan import Operation, Plan
 from densecore.models.batch import Batch, KVCache
 from densecore.models.hooks import Hooks
 from densecore.models.weights import Linear
@@ -43,15 +45,34 @@ class Workspace:
 
 
 class Step:
-    """One forward pass over a batch: its tokens, its cache, its hooks and its buffers."""
+    """One forward pass over a batch: its tokens, its cache, its buffers, and its hooks or its record.
+
+    With a `plan` the operations are recorded in it, without they run at once.
+    """
 
     def __init__(
-        self, batch: Batch, cache: KVCache, workspace: Workspace, hooks: Hooks | None, num_threads: int
+        self,
+        batch: Batch,
+        cache: KVCache,
+        workspace: Workspace,
+        hooks: Hooks | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        self.batch, self.cache, self.workspace, self.hooks = batch, cache, workspace, hooks
-        self.num_threads = num_threads
+        self.batch, self.cache, self.workspace, self.hooks, self.plan = batch, cache, workspace, hooks, plan
         self.layer = 0
         self.cos = self.sin = np.empty((0, 0), np.float32)
+
+    def run(self, operation: Operation, *arguments: Any) -> None:
+        """Run an operation, or record it."""
+        if self.plan is None:
+            operation(*arguments)
+        else:
+            self.plan.add(operation, *arguments)
+
+    def hook_global(self, name: str, value: np.ndarray) -> None:
+        """Let hooks see and change `value`, which belongs to no layer."""
+        if self.hooks is not None:
+            self.hooks.apply(name, value)
 
     def hook(self, point: str, value: np.ndarray) -> None:
         """Let hooks see and change `value`, the activation at `point` of the current layer."""
@@ -62,14 +83,14 @@ class Step:
         """Rows of the embedding matrix: (num_tokens, dim)."""
         out = self.workspace.array("residual", (self.batch.num_tokens, weight.n_in))
         fmt = weight.format
-        matmul.embed(fmt, fmt.qk, fmt.type_size, weight.data, self.batch.token_ids, out)
+        self.run(matmul.embed, fmt, fmt.qk, fmt.type_size, weight.data, self.batch.token_ids, out)
         return out
 
     def norm(self, x: np.ndarray, weight: np.ndarray, epsilon: np.float32, name: str = "norm") -> np.ndarray:
         """RMSNorm over the last axis; the result has the shape of x."""
         out = self.workspace.array(name, x.shape)
         rows = (-1, weight.size)
-        norm.rms_norm(x.reshape(rows), weight, epsilon, out.reshape(rows))
+        self.run(norm.rms_norm, x.reshape(rows), weight, epsilon, out.reshape(rows))
         return out
 
     def project(self, x: np.ndarray, *weights: Linear) -> list[np.ndarray]:
@@ -88,35 +109,36 @@ class Step:
         if not group:
             return x
         q8 = self.workspace.q8(x.shape[0], x.shape[1], group)
-        quantize.quantize_q8(x, q8, group)
+        self.run(quantize.quantize_q8, x, q8, group)
         return q8
 
     def _multiply(self, operand: np.ndarray | Q8, weight: Linear, num_tokens: int) -> np.ndarray:
         out = self.workspace.array(weight.role, (num_tokens, weight.n_out))
-        matmul.matmul(weight.format, weight.format.type_size, weight.data, operand, out, self.num_threads)
+        self.run(matmul.matmul, weight.format, weight.format.type_size, weight.data, operand, out)
         if weight.bias is not None:
-            activation.add(out, weight.bias)
+            self.run(activation.add, out, weight.bias)
         return out
 
     def prepare_rope(self, frequencies: np.ndarray, magnitude: float) -> None:
         """Tables of cos and sin (num_tokens, rope_dim / 2) for all layers of this step."""
         shape = (self.batch.num_tokens, frequencies.size)
         self.cos, self.sin = self.workspace.array("cos", shape), self.workspace.array("sin", shape)
-        rope.rope_table(self.batch.positions, frequencies, magnitude, self.cos, self.sin)
+        self.run(rope.rope_table, self.batch.positions, frequencies, magnitude, self.cos, self.sin)
 
     def rope(self, x: np.ndarray, pairing: int) -> None:
         """Rotate the heads of x (num_tokens, heads, head_dim) in place."""
-        rope.rope(x, self.cos, self.sin, pairing)
+        self.run(rope.rope, x, self.cos, self.sin, pairing)
 
     def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.float32) -> np.ndarray:
         """Store k and v, attend with q; all (num_tokens, heads, head_dim), and so is the result (n_heads)."""
         batch, k_cache, v_cache = self.batch, self.cache.k[self.layer], self.cache.v[self.layer]
-        attention.store_kv(k, v, batch.slot_mapping, k_cache, v_cache)
+        self.run(attention.store_kv, k, v, batch.slot_mapping, k_cache, v_cache)
         out = self.workspace.array("attention", q.shape)
         if self.hooks is not None and f"blk.{self.layer}.pattern" in self.hooks:
             self._hooked_attention(q, k_cache, v_cache, scale, out)
         else:
-            attention.attention(q, k_cache, v_cache, batch.block_tables, batch.seq_index, batch.positions, scale, out)
+            tables, seq_index, positions = batch.block_tables, batch.seq_index, batch.positions
+            self.run(attention.attention, q, k_cache, v_cache, tables, seq_index, positions, scale, out)
         return out
 
     def _hooked_attention(self, q, k_cache, v_cache, scale: np.float32, out: np.ndarray) -> None:
@@ -130,15 +152,15 @@ class Step:
 
     def swiglu(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         """silu(gate) * up, in the buffer of `gate`."""
-        activation.swiglu(gate, up, gate)
+        self.run(activation.swiglu, gate, up, gate)
         return gate
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """x += y: onto the residual stream."""
-        activation.add(x, y)
+        self.run(activation.add, x, y)
 
     def select(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Rows `indices` of x."""
         out = self.workspace.array("selected", (indices.size, x.shape[1]))
-        np.take(x, indices, axis=0, out=out)
+        self.run(activation.take_rows, x, indices, out)
         return out

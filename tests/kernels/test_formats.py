@@ -41,7 +41,7 @@ def fast_products(fmt: Format, w: np.ndarray, x: Q8 | np.ndarray, n_out: int) ->
     """(num_tokens, n_out) by the compiled `vec_dot`."""
     num_tokens = len(x.q if isinstance(x, Q8) else x)
     y = np.full((num_tokens, n_out), np.nan, np.float32)
-    matmul.matmul_rows(fmt, fmt.type_size, w, x, y, 0, n_out)
+    matmul.matmul(fmt, fmt.type_size, w, x, y)
     return y
 
 

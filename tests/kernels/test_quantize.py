@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from densecore.kernels.formats import Q8
-from densecore.kernels.quantize import SUM_LENGTH, allocate_q8, quantize_q8, quantize_q8_ref, quantize_row_q8
+from densecore.kernels.quantize import SUM_LENGTH, allocate_q8, quantize_q8, quantize_q8_ref
 
 from .blocks import guarded
 
@@ -81,5 +81,5 @@ def test_values_are_within_half_a_step_and_sums_are_exact(group: int) -> None:
 def test_nothing_outside_is_touched(at_end: bool) -> None:
     x = np.random.default_rng(3).standard_normal((1, 96)).astype(np.float32)
     out = Q8(*(guarded(part, at_end=at_end) for part in allocate_q8(1, 96, 32)))
-    quantize_row_q8(guarded(x, at_end=at_end), out, 0, 32)
+    quantize_q8(guarded(x, at_end=at_end), out, 32)
     assert_equal(out, quantize_q8_ref(x, 32))

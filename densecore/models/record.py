@@ -1,0 +1,45 @@
+"""Steps without Python: a model's calls recorded once per shape of batch, then replayed by compiled code.
+
+See :mod:`densecore.kernels.plan` for why and how. What changes from step to step is the contents of the batch; they
+are copied to where the recorded operations read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from densecore.kernels.plan import Plan
+from densecore.models.batch import Batch, KVCache
+
+__all__ = ["MAX_RECORDED", "RecordedStep", "recorded_step"]
+
+MAX_RECORDED = 64  # shapes that are kept for a cache; each takes some 100 KB
+
+Compute = Callable[[Batch, Plan], np.ndarray]
+
+
+class RecordedStep:
+    """What `compute` calls for a batch of these shapes."""
+
+    def __init__(self, batch: Batch, compute: Compute) -> None:
+        self.batch, self.plan = batch.copy(), Plan()
+        self.logits = compute(self.batch, self.plan)
+
+    def run(self, batch: Batch, num_threads: int) -> np.ndarray:
+        """The step for another batch of the same shapes; the result is overwritten by the next run."""
+        self.batch.assign(batch)
+        self.plan.run(num_threads)
+        return self.logits
+
+
+def recorded_step(batch: Batch, cache: KVCache, compute: Compute) -> RecordedStep:
+    """The record for this cache and batches of this shape, made if there is none."""
+    shapes = tuple(array.shape for array in batch.arrays)
+    found = cache.recorded.get(shapes)
+    if found is None:
+        if len(cache.recorded) >= MAX_RECORDED:
+            cache.recorded.pop(next(iter(cache.recorded)))  # the oldest
+        found = cache.recorded[shapes] = RecordedStep(batch, compute)
+    return found
