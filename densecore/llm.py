@@ -250,8 +250,10 @@ class DenseCore:
 
     def stream_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> TextStream:
         """As `chat`, as a stream of text."""
-        config = kwargs.pop("config", None)
-        return self._stream(self._prompt_ids(self.apply_chat_template(messages)), config, kwargs)
+        config = _generation_config(kwargs.pop("config", None), kwargs)
+        if self._template.is_fallback:  # ChatML's end of a turn is plain text for a model that was not trained on it
+            config = dataclasses.replace(config, stop_sequences=[*(config.stop_sequences or ()), "<|im_end|>"])
+        return self._stream(self._prompt_ids(self.apply_chat_template(messages)), config, {})
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """The prompt that `chat` makes of a conversation; ChatML where the model has no template."""
