@@ -307,7 +307,13 @@ class DenseCore:
         return self._engine.max_model_len
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts, rates and cache use now; see the keys in the documentation."""
+        """Counts, rates and cache use now.
+
+        ``tokens_per_second`` (decode rate of a request, over the last minute), ``time_to_first_token_seconds_p50``,
+        ``active_requests``, ``waiting_requests``, ``requests_total``, ``requests_completed``, ``requests_failed``,
+        ``prompt_tokens_total``, ``total_tokens_generated``, ``kv_cache_usage_percent``, ``kv_cache_blocks_total``,
+        ``kv_cache_blocks_free``, ``kv_cache_bytes``, ``num_threads``
+        """
         return self._engine.get_metrics()
 
     def close(self) -> None:

@@ -318,3 +318,4 @@ class TestBuiltIn:
         assert metrics["active_requests"] == 0
         assert metrics["kv_cache_usage_percent"] == 0
         assert metrics["total_tokens_generated"] >= 4
+        assert all(f"``{name}``" in DenseCore.get_metrics.__doc__ for name in metrics)
