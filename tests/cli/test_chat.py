@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from densecore.cli.chat import CHATML_END, Chat
+from densecore.cli.chat import Chat
 from densecore.cli.conversation import Conversation
 from densecore.cli.output import TextOutput
 from densecore.cli.session import CompileNotice, Session
@@ -211,13 +211,12 @@ def test_save_never_overwrites(chat: Chat, tmp_path: Path, capsys) -> None:
     assert "exists" in capsys.readouterr().err
 
 
-def test_without_a_template_chatml_ends_the_answer(capsys) -> None:
+def test_without_a_template_chatml_is_named_once(capsys) -> None:
     model = FakeModel(template=None)
     session = Session(model, CompileNotice(None))
     chat = Chat(session, Conversation(GenerationConfig()), TextOutput(None), interactive=False, verbose=True)
     chat.greet()
     chat.take("question")
-    assert model.options[0]["stop_sequences"] == [CHATML_END]
     err = capsys.readouterr().err
     assert err.count("ChatML") == 1
     assert "[prompt 5 tokens" in err
