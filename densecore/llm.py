@@ -250,8 +250,10 @@ class DenseCore:
 
     def stream_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> TextStream:
         """As `chat`, as a stream of text."""
-        config = kwargs.pop("config", None)
-        return self._stream(self._prompt_ids(self.apply_chat_template(messages)), config, kwargs)
+        config = _generation_config(kwargs.pop("config", None), kwargs)
+        if self._template.is_fallback:  # ChatML's end of a turn is plain text for a model that was not trained on it
+            config = dataclasses.replace(config, stop_sequences=[*(config.stop_sequences or ()), "<|im_end|>"])
+        return self._stream(self._prompt_ids(self.apply_chat_template(messages)), config, {})
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """The prompt that `chat` makes of a conversation; ChatML where the model has no template."""
@@ -305,7 +307,13 @@ class DenseCore:
         return self._engine.max_model_len
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts, rates and cache use now; see the keys in the documentation."""
+        """Counts, rates and cache use now.
+
+        ``tokens_per_second`` (decode rate of a request, over the last minute), ``time_to_first_token_seconds_p50``,
+        ``active_requests``, ``waiting_requests``, ``requests_total``, ``requests_completed``, ``requests_failed``,
+        ``prompt_tokens_total``, ``total_tokens_generated``, ``kv_cache_usage_percent``, ``kv_cache_blocks_total``,
+        ``kv_cache_blocks_free``, ``kv_cache_bytes``, ``num_threads``
+        """
         return self._engine.get_metrics()
 
     def close(self) -> None:

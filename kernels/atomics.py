@@ -7,10 +7,12 @@ import sys
 from typing import Any
 
 import llvmlite.binding
+import numba.extending
 from llvmlite import ir
 from numba import types
 from numba.core.typing import signature
-from numba.extending import intrinsic
+
+intrinsic: Any = numba.extending.intrinsic  # its own type does not tell what its functions take
 
 _I64 = ir.IntType(64)
 
@@ -69,8 +71,8 @@ _yield: Any = types.ExternalFunction("densecore_sched_yield", signature(types.in
 
 def _bind_yield() -> None:
     """Give compiled code the system's function that lets another thread run."""
-    library = ctypes.windll.kernel32 if sys.platform == "win32" else ctypes.CDLL(None)
-    function = library.SwitchToThread if sys.platform == "win32" else library.sched_yield
+    system: Any = ctypes  # `windll` is there on Windows only
+    function = system.windll.kernel32.SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
     llvmlite.binding.add_symbol("densecore_sched_yield", ctypes.cast(function, ctypes.c_void_p).value)
 
 

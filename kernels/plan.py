@@ -24,11 +24,14 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core import config as numba_config
+from numba.extending import models, overload, register_model
 from numba.np.arrayobj import populate_array
 
-from .atomics import atomic_add, atomic_load, pause, yield_thread
+from .atomics import atomic_add, atomic_load, intrinsic, pause, yield_thread
 from .cache import INLINED_OPTIONS, inlined, kernel
+
+config: Any = numba_config  # its settings are set at run time
 
 _I64 = ir.IntType(64)
 _LINE = 8  # int64 in a cache line: counters of different operations must not share one
@@ -105,7 +108,7 @@ class Plan:
         """Append an operation; its arrays must stay where they are."""
         self._calls.append((op, arguments))
         self._arrays = None
-        if numba.config.DISABLE_JIT:
+        if config.DISABLE_JIT:
             return
         slots: list[int] = []
         for argument in arguments:
@@ -120,9 +123,9 @@ class Plan:
             return
         if self._arrays is None:
             addresses, blocks, counts = zip(*self._entries, strict=True)
-            pointers = [block.ctypes.data for block in blocks]
+            block_addresses = [block.ctypes.data for block in blocks]
             self._arrays = (
-                *(np.array(column, np.int64) for column in (addresses, pointers, counts)),
+                *(np.array(column, np.int64) for column in (addresses, block_addresses, counts)),
                 np.zeros((2 * len(counts) + 1) * _LINE, np.int64),
             )
         functions, pointers, counts, state = self._arrays
@@ -239,7 +242,7 @@ def _type_key(argument: Any) -> Any:
 
 
 def _type_of(argument: Any) -> types.Type:
-    return types.int64 if type(argument) is int else numba.typeof(argument)
+    return types.int64 if isinstance(argument, int | np.integer) else numba.typeof(argument)
 
 
 def _pack(argument: Any, slots: list[int]) -> None:
@@ -273,20 +276,19 @@ class _Reader:
         self.slot += 1
         return self.builder.load(place)
 
-    def read(self, typ: types.Type) -> ir.Value:
+    def read(self, typ: Any) -> ir.Value:
+        parts: Any = typ  # a tuple type is a sequence of types
         if isinstance(typ, types.Array):
             return self._array(typ)
         if isinstance(typ, types.BaseTuple):
-            return self.context.make_tuple(self.builder, typ, [self.read(part) for part in typ])
-        if isinstance(typ, types.Integer):
-            return (
-                self.builder.trunc(self.next(), self.context.get_value_type(typ)) if typ.bitwidth < 64 else self.next()
-            )
+            return self.context.make_tuple(self.builder, typ, [self.read(part) for part in parts])
         if typ == types.float32:
             return self.builder.bitcast(self.builder.trunc(self.next(), ir.IntType(32)), ir.FloatType())
         if typ == types.float64:
             return self.builder.bitcast(self.next(), ir.DoubleType())
-        return self.context.get_dummy_value()
+        if typ == types.int64:
+            return self.next()
+        return self.context.get_dummy_value()  # a Format: its type says it all
 
     def _array(self, typ: types.Array) -> ir.Value:
         array = self.context.make_array(typ)(self.context, self.builder)

@@ -40,7 +40,6 @@ HELP = '''\
 A message of several lines: end lines with \\, or put """ before and after it. A message that begins with a slash
 and a word needs a second slash: //word.'''
 MAX_TOKENS = 2048  # an answer should rarely be cut off
-CHATML_END = "<|im_end|>"
 
 
 def add_parser(verbs: Any) -> None:
@@ -127,8 +126,7 @@ class Chat:
 
     def _stream(self, parts: list[str]) -> None:
         conversation, model = self._conversation, self._session.model
-        stops = [*(conversation.config.stop_sequences or ()), *([CHATML_END] if self._without_template else [])]
-        stream = model.stream_chat(conversation.messages, config=conversation.config, stop_sequences=stops)
+        stream = model.stream_chat(conversation.messages, config=conversation.config)
         for text in self._session.texts(stream):
             parts.append(text)
             self._output.write(text)

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from densecore.exceptions import DenseCoreError
 
-__all__ = ["guarded", "one_line", "say"]
+__all__ = ["guarded", "one_line", "printable", "say"]
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 1, 130, 141  # as a shell reports SIGINT and SIGPIPE
 
@@ -52,9 +52,14 @@ def say(text: str, *, fresh_line: bool = False) -> None:
         stream.flush()
 
 
+def printable(text: str) -> str:
+    """`text` with spaces for line breaks and other characters that could play tricks on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def one_line(text: object) -> str:
-    """`text` without line breaks and other characters that could play tricks on a terminal."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
+    """The words of `text` on one line."""
+    return printable(" ".join(str(text).split()))
 
 
 def _explain(error: Exception) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from densecore.cli.failures import one_line
+from densecore.cli.failures import printable
 from densecore.cli.options import positive_integer
+from densecore.cli.output import TextOutput
 from densecore.cli.parser import add_verb
 
 __all__ = ["add_parser", "run"]
@@ -53,20 +55,22 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts | {"tensors": tensors} if args.tensors else facts, indent=2))
         return 0
+    output = TextOutput(sys.stdout)
     for name, value in _rows(facts):
-        print(f"{name:<16}{value}".rstrip())
+        output.write(f"{name:<16}{printable(value)}".rstrip() + "\n")
     for tensor in tensors:
         shape = " x ".join(map(str, tensor["shape"]))
-        print(f"  {tensor['type']:<8}{shape:>16}  {_size(tensor['n_bytes']):>10}  {one_line(tensor['name'])}")
+        row = f"  {tensor['type']:<8}{shape:>16}  {_size(tensor['n_bytes']):>10}  {printable(tensor['name'])}"
+        output.write(row + "\n")
     return 0
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     parts = f" in {facts['files']} files" if facts["files"] > 1 else ""
     yield "file", f"{facts['path']} ({_size(facts['file_bytes'])}{parts}, GGUF version {facts['gguf_version']})"
-    yield "name", one_line(_or_unknown(facts["name"]))
-    yield "architecture", one_line(_or_unknown(facts["architecture"]))
-    yield "supported", "yes" if facts["supported"] else "no, because " + one_line("; ".join(facts["reasons_against"]))
+    yield "name", _or_unknown(facts["name"])
+    yield "architecture", _or_unknown(facts["architecture"])
+    yield "supported", "yes" if facts["supported"] else "no, because " + "; ".join(facts["reasons_against"])
     yield "parameters", f"{facts['parameters']:,}"
     for row in facts["tensor_types"]:
         share = f"{100 * row['share']:.1f} %"
@@ -89,9 +93,9 @@ def _dimensions(facts: dict[str, Any]) -> str:
 
 def _vocabulary_rows(vocabulary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     pre = f", pre-tokenizer {vocabulary['pre']}" if vocabulary["pre"] else ""
-    yield "vocabulary", one_line(f"{_or_unknown(vocabulary['kind'])}, {vocabulary['size']:,} tokens{pre}")
+    yield "vocabulary", f"{_or_unknown(vocabulary['kind'])}, {vocabulary['size']:,} tokens{pre}"
     if vocabulary["problem"]:
-        yield "", one_line(vocabulary["problem"])
+        yield "", vocabulary["problem"]
     if vocabulary["special"]:
         tokens = (f"{name} {token['id']} {token['text']!r}" for name, token in vocabulary["special"].items())
         yield "  special", ", ".join(tokens)

@@ -17,7 +17,7 @@ from densecore.kernels.plan import Plan
 from densecore.models.batch import Batch, KVCache
 from densecore.models.config import ModelConfig
 from densecore.models.hooks import Hooks
-from densecore.models.record import recorded_step
+from densecore.models.record import RecordedSteps
 from densecore.models.step import Step, Workspace
 from densecore.models.weights import WeightLoader
 
@@ -51,6 +51,7 @@ class Model(ABC):
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
         self.workspace = Workspace()
+        self._recorded = RecordedSteps()
 
     @abstractmethod
     def load_layer(self, load: WeightLoader, prefix: str) -> Any:
@@ -72,7 +73,7 @@ class Model(ABC):
         def compute(inputs: Batch, plan: Plan) -> np.ndarray:
             return self._compute(Step(inputs, cache, self.workspace, plan=plan))
 
-        return recorded_step(batch, cache, compute).run(batch, num_threads)
+        return self._recorded.find(batch, cache, compute).run(batch, num_threads)
 
     def _compute(self, step: Step) -> np.ndarray:
         """The model, from token ids to logits."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from densecore.kernels.attention import cache_width
 from densecore.models.config import ModelConfig
-
-if TYPE_CHECKING:
-    from densecore.models.record import RecordedStep
 
 __all__ = ["Batch", "KVCache", "slots"]
 
@@ -76,7 +72,6 @@ class KVCache:
         self.num_blocks, self.block_size, self.dtype = num_blocks, block_size, dtype
         self.k = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
         self.v = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
-        self.recorded: dict[tuple, RecordedStep] = {}  # steps that use this cache, by the shapes of their batch
 
     @property
     def num_bytes(self) -> int:

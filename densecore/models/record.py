@@ -7,13 +7,14 @@ are copied to where the recorded operations read them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from densecore.kernels.plan import Plan
 from densecore.models.batch import Batch, KVCache
 
-__all__ = ["MAX_RECORDED", "RecordedStep", "recorded_step"]
+__all__ = ["RecordedStep", "RecordedSteps"]
 
 MAX_RECORDED = 64  # shapes that are kept for a cache; each takes some 100 KB
 
@@ -34,12 +35,18 @@ class RecordedStep:
         return self.logits
 
 
-def recorded_step(batch: Batch, cache: KVCache, compute: Compute) -> RecordedStep:
-    """The record for this cache and batches of this shape, made if there is none."""
-    shapes = tuple(array.shape for array in batch.arrays)
-    found = cache.recorded.get(shapes)
-    if found is None:
-        if len(cache.recorded) >= MAX_RECORDED:
-            cache.recorded.pop(next(iter(cache.recorded)))  # the oldest
-        found = cache.recorded[shapes] = RecordedStep(batch, compute)
-    return found
+class RecordedSteps:
+    """The records of a model, by cache and by the shapes of the batch; those of a cache go away with it."""
+
+    def __init__(self) -> None:
+        self._by_cache: WeakKeyDictionary[KVCache, dict[tuple, RecordedStep]] = WeakKeyDictionary()
+
+    def find(self, batch: Batch, cache: KVCache, compute: Compute) -> RecordedStep:
+        """The record for this cache and batches of this shape, made if there is none."""
+        records = self._by_cache.setdefault(cache, {})
+        shapes = tuple(array.shape for array in batch.arrays)
+        if shapes not in records:
+            if len(records) >= MAX_RECORDED:
+                records.pop(next(iter(records)))  # the oldest
+            records[shapes] = RecordedStep(batch, compute)
+        return records[shapes]

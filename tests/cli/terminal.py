@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pty
@@ -30,8 +31,26 @@ class Terminal:
     def press_control_c(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
-    def press_control_d(self) -> None:
-        self.type("\x04")
+    def press_control_c_at_prompt(self, expected: str) -> None:
+        """Again after a while: readline does not notice a signal in the instant before it begins to wait for keys."""
+        for _ in range(10):
+            self.press_control_c()
+            with contextlib.suppress(AssertionError):
+                self.expect(expected, timeout=3)
+                return
+        raise AssertionError(f"{expected!r} did not appear; shown: {self.screen!r}")
+
+    def leave_by_control_d(self, timeout: float = 30.0) -> int:
+        """Type Ctrl-D until the process ends, since one that comes before a prompt is set up gets lost."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self.type("\x04")
+            while self._read(1.0):
+                if self.process.poll() is not None:
+                    break
+            if self.process.poll() is not None:
+                break
+        return self.wait(5)
 
     def expect(self, text: str, timeout: float = 120.0) -> str:
         """Wait until `text` appears after what was expected last, and return what was shown before it."""

@@ -137,6 +137,14 @@ def test_text_for_people(cli: Cli) -> None:
         assert words in out
 
 
+def test_names_that_are_not_utf8(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.gguf"
+    path.symlink_to(builtin_model_path())
+    status, out, err = cli("info", path)
+    assert (status, err) == (0, "")
+    assert "pystd-6m" in out
+
+
 def test_needs_no_compiler() -> None:
     code = "import sys; from densecore.cli import main; main(['info']); print('numba' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

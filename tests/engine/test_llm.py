@@ -299,6 +299,12 @@ class TestBuiltIn:
         assert "Hello" in prompt
         assert builtin.chat(messages, max_tokens=5, seed=1) == builtin.generate(prompt, max_tokens=5, seed=1)
 
+    def test_chat_without_a_template_stops_at_the_end_of_chatml(self, builtin, monkeypatch):
+        seen = []
+        monkeypatch.setattr(builtin._engine, "submit", lambda ids, config, emit: seen.append(config))
+        builtin.stream_chat([{"role": "user", "content": "Hello"}], stop_sequences=["x"])
+        assert seen[0].stop_sequences == ("x", "<|im_end|>")
+
     def test_tokenize_adds_no_bos_and_detokenize_inverts(self, builtin):
         text = "import os\n\n\nclass Äpfel:\n    pass  # 🦙"
         ids = builtin.tokenize(text)
@@ -312,3 +318,4 @@ class TestBuiltIn:
         assert metrics["active_requests"] == 0
         assert metrics["kv_cache_usage_percent"] == 0
         assert metrics["total_tokens_generated"] >= 4
+        assert all(f"``{name}``" in DenseCore.get_metrics.__doc__ for name in metrics)
