@@ -7,9 +7,13 @@ A weight matrix W (n_out, n_in) lies in the file row by row, in the blocks of it
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import overload
 
+from .cache import INLINED_OPTIONS, inlined
 from .formats import Q8, Format, dequantize_row, vec_dot
+from .gemm import multiply_rows
 from .plan import operation, piece, row_tasks
+from .simd import TILE_ROWS
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -26,7 +30,29 @@ def matmul_ref(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y
             y[token, row] = fmt.vec_dot_ref(blocks, operand)
 
 
-ROWS = 32  # of the output in a task
+ROWS = 64  # of the output in a task: whole panels
+
+
+def multiply(fmt, type_size, w, x, y, first, last):
+    """Compiled code only: elements `first` to `last` of each token's output."""
+
+
+@overload(multiply, jit_options=INLINED_OPTIONS)
+def _multiply(fmt, type_size, w, x, y, first, last):
+    def by_elements(fmt, type_size, w, x, y, first, last):
+        num_blocks = w.size // type_size // y.shape[1]
+        for row in range(first, last):
+            for token in range(y.shape[0]):  # the row stays in cache while the tokens pass
+                y[token, row] = vec_dot(fmt, w, row * num_blocks * type_size, num_blocks, x, token)
+
+    def by_panels(fmt, type_size, w, x, y, first, last):
+        if y.shape[1] < TILE_ROWS:
+            by_elements_compiled(fmt, type_size, w, x, y, first, last)
+        else:
+            multiply_rows(fmt, w, x, y, first, last)
+
+    by_elements_compiled = inlined(by_elements)
+    return by_elements if fmt.format.unpacked is None else by_panels
 
 
 @operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)
@@ -36,10 +62,7 @@ def matmul(fmt, type_size, w, x, y, task, num_tasks):
     w : bytes (n_out * row_bytes,) of a matrix of format `fmt`, whose blocks have `type_size` bytes
     x : `Q8` of the format's group, or float32 (num_tokens, n_in) for float formats
     """
-    num_blocks = w.size // type_size // y.shape[1]
-    for row in range(task * ROWS, min((task + 1) * ROWS, y.shape[1])):
-        for token in range(y.shape[0]):  # the row stays in cache while the tokens pass
-            y[token, row] = vec_dot(fmt, w, row * num_blocks * type_size, num_blocks, x, token)
+    multiply(fmt, type_size, w, x, y, task * ROWS, min((task + 1) * ROWS, y.shape[1]))
 
 
 def embed_ref(fmt: Format, qk: int, type_size: int, w: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

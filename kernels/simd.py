@@ -52,6 +52,8 @@ from .simd_instructions import (
     widen_u8x16,
 )
 from .simd_memory import (
+    prefetch,
+    store,
     load_bf16,
     load_bf16x8,
     load_f16,
@@ -73,6 +75,30 @@ from .simd_memory import (
     store_f32x8,
     store_i8x8,
 )
+from .simd_rows import (
+    concat,
+    half_of_words,
+    interleave_16,
+    interleave_32,
+    load_halves,
+    load_words,
+    part,
+    spread,
+    spread_pairs,
+)
+from .simd_tiles import (
+    TILE_ROWS,
+    as_floats,
+    each_column,
+    each_row,
+    fma_tile,
+    load_both,
+    load_tile,
+    madd_rows,
+    outer_madd,
+    products,
+    zero_i32,
+)
 from .simd_types import (
     ISA,
     f32x8,
@@ -83,6 +109,28 @@ from .simd_types import (
 )
 
 __all__ = [
+    "prefetch",
+    "store",
+    "concat",
+    "half_of_words",
+    "interleave_16",
+    "interleave_32",
+    "load_halves",
+    "load_words",
+    "part",
+    "spread",
+    "spread_pairs",
+    "TILE_ROWS",
+    "as_floats",
+    "each_column",
+    "each_row",
+    "fma_tile",
+    "load_both",
+    "load_tile",
+    "madd_rows",
+    "outer_madd",
+    "products",
+    "zero_i32",
     "ISA",
     "abs_u8",
     "as_f32",

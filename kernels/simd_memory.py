@@ -48,12 +48,13 @@ def _check_place(name: str, array: types.Type, offset: types.Type) -> None:
 
 
 def _num_bytes(memory: ir.Type) -> int:
-    width = {_I8: 1, _I16: 2, I32: 4, _F32: 4}
+    width = {_I8: 1, _I16: 2, I32: 4, _F16: 2, _F32: 4}
     return width[memory.element] * memory.count if isinstance(memory, ir.VectorType) else width[memory]
 
 
-def _address(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value, size: int):
-    """Address of element `offset`; in bounds-checking mode, IndexError unless `size` bytes lie inside."""
+def address_of(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value, memory: ir.Type):
+    """Address of element `offset`; in bounds-checking mode, IndexError unless a `memory` there lies inside."""
+    size = _num_bytes(memory)
     view = context.make_array(array_type)(context, builder, array)
     itemsize = ir.Constant(_I64, context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
     start = builder.mul(offset, itemsize)
@@ -74,7 +75,7 @@ def _loader(name: str, result: types.Type, memory: ir.Type, doc: str, convert: C
         _check_place(name, array, offset)
 
         def codegen(context, builder, sig, args):
-            place = _address(context, builder, sig.args[0], args[0], args[1], _num_bytes(memory))
+            place = address_of(context, builder, sig.args[0], args[0], args[1], memory)
             value = builder.load(builder.bitcast(place, memory.as_pointer()), align=1)
             return convert(builder, value) if convert else value
 
@@ -96,7 +97,7 @@ def _storer(name: str, kind: types.Type, memory: ir.Type, doc: str, convert: Cal
             raise TypingError(f"{name} writes {kind}, not {value}")
 
         def codegen(context, builder, sig, args):
-            place = _address(context, builder, sig.args[0], args[0], args[1], _num_bytes(memory))
+            place = address_of(context, builder, sig.args[0], args[0], args[1], memory)
             stored = convert(builder, args[2]) if convert else args[2]
             builder.store(stored, builder.bitcast(place, memory.as_pointer()), align=1)
             return context.get_dummy_value()
@@ -106,6 +107,40 @@ def _storer(name: str, kind: types.Type, memory: ir.Type, doc: str, convert: Cal
     store.__name__ = store.__qualname__ = name
     store.__doc__ = doc
     return intrinsic(store)
+
+
+@intrinsic
+def store(typingctx, array, offset, vector):
+    """Write a vector of any type (vmovdqu, vmovups)."""
+    _check_place("store", array, offset)
+    if not array.mutable or not isinstance(vector, Vector):
+        raise TypingError(f"store takes an array that can be written and a vector, not {array} and {vector}")
+
+    def codegen(context, builder, sig, args):
+        place = address_of(context, builder, sig.args[0], args[0], args[1], vector.llvm)
+        builder.store(args[2], builder.bitcast(place, vector.llvm.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def prefetch(typingctx, array, offset):
+    """Ask for the cache line of an element, which may lie outside of the array (prefetcht0)."""
+    _check_place("prefetch", array, offset)
+
+    def codegen(context, builder, sig, args):
+        view = context.make_array(sig.args[0])(context, builder, args[0])
+        item = context.get_abi_sizeof(context.get_data_type(sig.args[0].dtype))
+        base = builder.bitcast(view.data, _I8.as_pointer())
+        place = builder.gep(base, [builder.mul(args[1], ir.Constant(_I64, item))])
+        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+        name = "llvm.prefetch.p0"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, 3, 1))])  # read, all levels, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
 
 
 # ---------------------------------------------------------------------------------------------- 16-bit floats
@@ -121,7 +156,7 @@ def _bf16_to_f32(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     return builder.bitcast(builder.shl(builder.zext(bits, ints), constant(ints, 16)), _like(ints, _F32))
 
 
-def _f16_to_f32(builder: ir.IRBuilder, half: ir.Value) -> ir.Value:
+def f16_to_f32(builder: ir.IRBuilder, half: ir.Value) -> ir.Value:
     ints, floats = _like(half.type, I32), _like(half.type, _F32)
     if ISA == "avx2":
         return builder.fpext(builder.bitcast(half, _like(half.type, _F16)), floats)
@@ -171,7 +206,7 @@ load_u8x16, load_i8x16 = _vector_loader(U8x16), _vector_loader(I8x16)
 load_u8x32, load_i8x32 = _vector_loader(U8x32), _vector_loader(I8x32)
 load_i16x16, load_f32x8 = _vector_loader(I16x16), _vector_loader(F32x8)
 
-load_f16x8 = _loader("load_f16x8", F32x8, _I16x8, "Read 8 float16 as float32 (vcvtph2ps).", _f16_to_f32)
+load_f16x8 = _loader("load_f16x8", F32x8, _I16x8, "Read 8 float16 as float32 (vcvtph2ps).", f16_to_f32)
 load_bf16x8 = _loader("load_bf16x8", F32x8, _I16x8, "Read 8 bfloat16 as float32 (vpmovzxwd, vpslld).", _bf16_to_f32)
 
 load_i8 = _loader("load_i8", types.int8, _I8, "Read an int8.")
@@ -179,7 +214,7 @@ load_u8 = _loader("load_u8", types.uint8, _I8, "Read a uint8.")
 load_i16 = _loader("load_i16", types.int16, _I16, "Read an int16.")
 load_u16 = _loader("load_u16", types.uint16, _I16, "Read a uint16.")
 load_u32 = _loader("load_u32", types.uint32, I32, "Read a uint32.")
-load_f16 = _loader("load_f16", types.float32, _I16, "Read a float16 as float32 (vcvtph2ps).", _f16_to_f32)
+load_f16 = _loader("load_f16", types.float32, _I16, "Read a float16 as float32 (vcvtph2ps).", f16_to_f32)
 load_bf16 = _loader("load_bf16", types.float32, _I16, "Read a bfloat16 as float32.", _bf16_to_f32)
 load_f32 = _loader("load_f32", types.float32, _F32, "Read a float32.")
 

@@ -96,6 +96,14 @@ def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[int
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
 
+def join(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
+    """One vector of 2**n equal ones, one behind the other."""
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [shuffle(builder, a, b, range(2 * a.type.count)) for a, b in pairs]
+    return parts[0]
+
+
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
     """Call the LLVM intrinsic `name`."""
     function = builder.module.globals.get(name)
@@ -132,7 +140,9 @@ def instruction(result: types.Type, args: Sequence[types.Type], doc: str) -> Cal
         function = by_count[len(args) - 1]
         function.__name__ = function.__qualname__ = name
         function.__doc__ = f"{declared}\n\n{doc}"
-        return intrinsic(function)
+        made = intrinsic(function)
+        made.emit = emit  # for instructions that are made of others
+        return made
 
     return decorate
 
@@ -191,6 +201,18 @@ _register_operator("or_", lambda b, v, x, y: b.or_(x, y), on_floats=False)  # vp
 _register_operator("xor", lambda b, v, x, y: b.xor(x, y), on_floats=False)  # vpxor
 _register_operator("lshift", lambda b, v, x, y: b.shl(x, y), on_floats=False)  # vpsllw, vpslld
 _register_operator("rshift", _shift_right, on_floats=False)  # vpsrlw/d unsigned, vpsraw/d signed
+
+
+@infer_global(operator.neg)
+class _Negative(AbstractTemplate):
+    def generic(self, args: tuple, kws: dict) -> Any:
+        (vector,) = args
+        return signature(vector, vector) if isinstance(vector, Vector) and vector.is_float else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_negative(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+    return builder.fneg(args[0])  # vxorps, or part of vfnmadd
 
 
 @infer_global(operator.getitem)

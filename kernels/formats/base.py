@@ -18,6 +18,7 @@ from numba.core.pythonapi import NativeValue
 from numba.extending import models, overload, register_model, typeof_impl, unbox
 
 from ..cache import INLINED_OPTIONS, inlined
+from ..panel import Unpacked
 from ..simd import (
     abs_u8,
     concat_i16,
@@ -67,6 +68,7 @@ class Format:
     dequantize_row : compiled; (w, offset, num_blocks, out, out_offset) writes float32, bit-equal to `dequantize_ref`.
     vec_dot_ref : a row (n, type_size) times a token, as `Q8` of that token alone or float32 (n * qk,).
     vec_dot : compiled; (w, offset, num_blocks, x, token) -> float32, x as `Q8` or float32 (num_tokens, n_in).
+    unpacked : how panels are filled, for products faster than by `vec_dot`; None: there are none.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Format:
     dequantize_row: Callable[..., None]
     vec_dot_ref: Callable[..., np.float32]
     vec_dot: Callable[..., np.float32]
+    unpacked: Unpacked | None = None
 
     def row_bytes(self, n_in: int) -> int:
         """Bytes of a row of `n_in` elements, a multiple of `qk`."""

@@ -19,23 +19,31 @@ import numpy as np
 from ..cache import inlined
 from ..simd import (
     bytes_to_i16x8,
+    concat,
     fma_f32,
+    half_of_words,
     i16x16,
     i32x8,
+    interleave_16,
+    interleave_32,
     load_f16,
     load_f32,
-    load_i8x32,
     load_i16x16,
-    load_u8x32,
+    load_i8x32,
     load_u32,
+    load_u8x32,
     madd,
     madd_i16x8,
     maddubs,
     pair_sums,
+    part,
+    spread,
+    store,
     store_f32,
     sum_i32x4,
     sum_i32x8,
 )
+from ..panel import Unpacked
 from .base import Q8, Format, fma_ref, read_f16
 
 QK, TYPE_SIZE = 256, 144
@@ -145,4 +153,27 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q4_K", 12, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack_header(w, start, stride, panel, index):
+    """Everything but the quants of a block of eight rows, as block `index` of the panel's buffers."""
+    words = interleave_16(w, start, stride)  # d and dmin, then the scales
+    store(panel.d, 8 * index, half_of_words(part(words, 0), 0))
+    store(panel.dmin, 8 * index, half_of_words(part(words, 0), 1))
+    first, second, third = part(words, 1), part(words, 2), part(words, 3)
+    store(panel.scales, 128 * index, spread(concat(first & 63, third & 15 | first >> 6 << 4), False))
+    store(panel.factors, 128 * index, spread(concat(second & 63, third >> 4 | second >> 6 << 4), False))
+
+
+@inlined
+def unpack(w, start, stride, panel, half, block):
+    index = half * (panel.d.size // 16) + block
+    unpack_header(w, start, stride, panel, index)
+    for pair in range(4):
+        q = interleave_32(w, start + QS + 32 * pair, stride)
+        store(panel.q, 8 * (QK * index + 64 * pair), q & 15)
+        store(panel.q, 8 * (QK * index + 64 * pair + 32), q >> 4)
+
+
+UNPACKED = Unpacked(unpack, steps=8, scales=1, factor=None, has_minimum=True)
+
+FORMAT = Format("Q4_K", 12, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -20,19 +20,26 @@ from ..cache import inlined
 from ..simd import (
     fma_f32,
     i32x8,
+    interleave_16,
+    interleave_32,
     load_f16,
     load_f32,
+    load_halves,
+    load_i16x16,
     load_i8,
     load_i8x16,
     load_i8x32,
-    load_i16x16,
     load_u8x32,
     madd,
     maddubs,
+    spread,
+    spread_pairs,
+    store,
     store_f32,
     sum_i32x8,
     widen_i8x16,
 )
+from ..panel import Unpacked
 from .base import Q8, Format, fma_ref, read_f16, scale_pair
 
 QK, TYPE_SIZE = 256, 210
@@ -115,4 +122,24 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q6_K", 14, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, half, block):
+    index = half * (panel.d.size // 16) + block
+    store(panel.d, 8 * index, load_halves(w, start + D, stride))
+    scales = interleave_16(w, start + SCALES, stride)
+    store(panel.scales, 256 * index, spread(scales, True))
+    store(panel.factors, 128 * index, spread_pairs(scales, True) << 5)  # the 32 in q - 32
+    for part in range(2):
+        high = interleave_32(w, start + QH + 32 * part, stride)
+        low0 = interleave_32(w, start + QL + 64 * part, stride)
+        low1 = interleave_32(w, start + QL + 64 * part + 32, stride)
+        place = 8 * (QK * index + 128 * part)
+        store(panel.q, place, low0 & 15 | high << 4 & 48)
+        store(panel.q, place + 256, low1 & 15 | high << 2 & 48)
+        store(panel.q, place + 512, low0 >> 4 | high & 48)
+        store(panel.q, place + 768, low1 >> 4 | high >> 2 & 48)
+
+
+UNPACKED = Unpacked(unpack, steps=2, scales=2, factor=None)
+
+FORMAT = Format("Q6_K", 14, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

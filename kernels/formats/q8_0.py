@@ -13,7 +13,18 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
-from ..simd import fma_f32, load_f16, load_f32, load_i8, load_i8x32, store_f32
+from ..simd import (
+    fma_f32,
+    interleave_32,
+    load_f16,
+    load_f32,
+    load_halves,
+    load_i8,
+    load_i8x32,
+    store,
+    store_f32,
+)
+from ..panel import Unpacked
 from .base import Q8, Format, dot_32_signed, fma_ref, read_f16
 
 QK, TYPE_SIZE = 32, 34
@@ -56,4 +67,13 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q8_0", 8, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, half, block):
+    index = half * (panel.d.size // 16) + block
+    store(panel.q, 8 * QK * index, interleave_32(w, start + 2, stride))
+    store(panel.d, 8 * index, load_halves(w, start, stride))
+
+
+UNPACKED = Unpacked(unpack, steps=1, is_signed=True)
+
+FORMAT = Format("Q8_0", 8, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

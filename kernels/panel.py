@@ -1,0 +1,53 @@
+"""Panels: sixteen rows of a matrix, a stretch of them at a time, brought into the form that products are fast in.
+
+Whatever a format's blocks look like, a panel holds for each row and run of 32 elements the quants as bytes, four of each
+row side by side, the integer scales, and the factors of the activations' sums. One kernel then serves all formats. A
+panel belongs to one task and stays in the fastest cache; the matrix itself is never copied as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+RUN = 32  # elements that the kernel takes at once
+STRETCH = 512  # elements of each row in a panel
+
+
+class Panel(NamedTuple):
+    """Buffers of one panel: flat, first everything about rows 0 to 7, then about rows 8 to 15."""
+
+    q: np.ndarray  # (2, STRETCH / 4, 8, 4) uint8, or the bits of int8
+    scales: np.ndarray  # (2, STRETCH / RUN, scales of a run, 8, 2) int16: each scale twice
+    factors: np.ndarray  # (2, STRETCH / RUN, 8, 2) int16: factors of the sums of elements 0 to 15 and 16 to 31
+    d: np.ndarray  # (2, blocks, 8) float32
+    dmin: np.ndarray  # (2, blocks, 8) float32
+
+
+@dataclass(frozen=True, eq=False)
+class Unpacked:
+    """How a format fills a panel, and how the product of a block follows from it.
+
+    With S = sum of scale * q * x over a block and M = sum of factor * x, both integers, a block adds ``d * (S - M)``, or
+    ``d * S - dmin * M`` if `has_minimum`, times the scale of x.
+
+    Attributes
+    ----------
+    unpack : compiled; (w, start, stride, panel, half, block) writes one block of the eight rows that begin at byte
+        `start` and lie `stride` bytes apart, as rows 8 * half to 8 * half + 7 and block number `block` of the panel.
+    steps : how many times the products of 4 elements may be added in int16: 8 for q of 4 bits, 4 for 5, 2 for 6, 1 for 8.
+    is_signed : q are int8.
+    scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
+    factor : the same factor for all x; 0 if M is 0. None if `unpack` writes them.
+    has_minimum : each block has a `dmin`.
+    """
+
+    unpack: Callable[..., None]
+    steps: int
+    is_signed: bool = False
+    scales: int = 0
+    factor: int | None = 0
+    has_minimum: bool = False

@@ -1,0 +1,157 @@
+"""Loads of `simd` that bring eight rows of a matrix into lanes: what unpacks a panel (see `simd_tiles`).
+
+All are intrinsics (array of bytes, offset, stride): the rows lie `stride` bytes apart. In the results, 32-bit lane r of
+each vector of 32 bytes belongs to row r.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .simd_memory import address_of, f16_to_f32
+from .simd_types import I32, F32x8, I32x8, Vector, join, shuffle
+
+_I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+_WORDS = ir.VectorType(I32, 4)
+
+
+def _load_row(where: tuple, start: ir.Value, stride: ir.Value, row: int, plus: int, memory: ir.Type) -> ir.Value:
+    """The `memory` at `plus` bytes into row `row`."""
+    context, builder, array_type, array = where
+    at = builder.add(start, builder.mul(stride, ir.Constant(_I64, row)))
+    place = address_of(context, builder, array_type, array, builder.add(at, ir.Constant(_I64, plus)), memory)
+    return builder.load(builder.bitcast(place, memory.as_pointer()), align=1)
+
+
+def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Eight rows of 4 words -> 4 vectors, one word of each row (vinserti128, vpunpck)."""
+    fours = [shuffle(builder, rows[r], rows[r + 4], range(8)) for r in range(4)]  # row r, then row r + 4
+
+    low, high = (0, 8, 1, 9, 4, 12, 5, 13), (2, 10, 3, 11, 6, 14, 7, 15)
+    first, second = (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)
+    result = []
+    for lanes in (low, high):  # words 0 and 1, then words 2 and 3
+        a, b = shuffle(builder, fours[0], fours[1], lanes), shuffle(builder, fours[2], fours[3], lanes)
+        result += [shuffle(builder, a, b, first), shuffle(builder, a, b, second)]
+    return result
+
+
+def _interleaver(num_bytes: int) -> Any:
+    vector = Vector("u8", 8 * num_bytes)
+
+    def load(typingctx, array, start, stride):
+        def codegen(context, builder, sig, args):
+            where = context, builder, sig.args[0], args[0]
+            parts = []
+            for plus in range(0, num_bytes, 16):
+                parts += _transpose(builder, [_load_row(where, *args[1:], row, plus, _WORDS) for row in range(8)])
+            return builder.bitcast(join(builder, parts), vector.llvm)
+
+        return vector(array, types.intp, types.intp), codegen
+
+    load.__name__ = load.__qualname__ = f"interleave_{num_bytes}"
+    load.__doc__ = f"""{num_bytes} bytes of each of eight rows: bytes 0 to 3 of each row, then bytes 4 to 7 of each ..."""
+    return intrinsic(load)
+
+
+interleave_16, interleave_32 = _interleaver(16), _interleaver(32)
+
+
+@intrinsic
+def load_words(typingctx, array, start, stride):
+    """Four bytes of each of eight rows, as i32x8 (vmovd, vpinsrd)."""
+
+    def codegen(context, builder, sig, args):
+        where = context, builder, sig.args[0], args[0]
+        result = ir.Constant(I32x8.llvm, ir.Undefined)
+        for row in range(8):
+            result = builder.insert_element(result, _load_row(where, *args[1:], row, 0, I32), ir.Constant(I32, row))
+        return result
+
+    return I32x8(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def load_halves(typingctx, array, start, stride):
+    """A float16 of each of eight rows, as f32x8 (vpinsrw, vcvtph2ps)."""
+
+    def codegen(context, builder, sig, args):
+        where = context, builder, sig.args[0], args[0]
+        result = ir.Constant(ir.VectorType(_I16, 8), ir.Undefined)
+        for row in range(8):
+            result = builder.insert_element(result, _load_row(where, *args[1:], row, 0, _I16), ir.Constant(I32, row))
+        return f16_to_f32(builder, result)
+
+    return F32x8(array, types.intp, types.intp), codegen
+
+
+# ---------------------------------------------------------------------------------------------- bytes of a lane
+
+
+@intrinsic(prefer_literal=True)
+def part(typingctx, wide, index):
+    """Bytes 4 * index to 4 * index + 3 of each row, as u8x32, of what an ``interleave`` loaded."""
+    first = 32 * index.literal_value
+
+    def codegen(context, builder, sig, args):
+        return shuffle(builder, args[0], args[0], range(first, first + 32))
+
+    return Vector("u8", 32)(wide, index), codegen
+
+
+@intrinsic
+def concat(typingctx, a, b):
+    """One vector behind another of the same type."""
+    double = Vector(a.element, 2 * a.lanes)
+    return double(a, a), lambda context, builder, sig, args: shuffle(builder, *args, range(double.lanes))
+
+
+@intrinsic(prefer_literal=True)
+def spread(typingctx, wide, is_signed):
+    """For each byte of a row one i16x16 that holds it in both lanes of the row (vpshufb)."""
+    return _pick_bytes(wide, is_signed, [(byte, byte) for byte in range(4)], is_signed.literal_value)
+
+
+@intrinsic(prefer_literal=True)
+def spread_pairs(typingctx, wide, is_signed):
+    """For each two bytes of a row one i16x16 that holds them in the lanes of the row (vpshufb)."""
+    return _pick_bytes(wide, is_signed, [(0, 1), (2, 3)], is_signed.literal_value)
+
+
+def _pick_bytes(wide: Vector, is_signed: Any, picks: list[tuple[int, int]], signed: bool) -> Any:
+    """Widen pairs of the four bytes of each lane."""
+    num_parts = wide.lanes // 32
+    result = Vector("i16", 16 * num_parts * len(picks))
+
+    def codegen(context, builder, sig, args):
+        zero = ir.Constant(wide.llvm, [0] * wide.lanes)
+        vectors = []
+        for first in range(0, wide.lanes, 32):
+            for pair in picks:
+                lanes = []
+                for row in range(8):
+                    for byte in pair:
+                        source = first + 4 * row + byte
+                        lanes += [wide.lanes, source] if signed else [source, wide.lanes]
+                placed = builder.bitcast(shuffle(builder, args[0], zero, lanes), ir.VectorType(_I16, 16))
+                eight = ir.Constant(placed.type, [8] * 16)
+                vectors.append(builder.ashr(placed, eight) if signed else placed)
+        return join(builder, vectors)
+
+    return result(wide, is_signed), codegen
+
+
+@intrinsic(prefer_literal=True)
+def half_of_words(typingctx, words, index):
+    """Two bytes of each row, as float16, widened to f32x8 (vpackusdw, vcvtph2ps)."""
+    odd = index.literal_value
+
+    def codegen(context, builder, sig, args):
+        halves = builder.bitcast(args[0], ir.VectorType(_I16, 16))
+        return f16_to_f32(builder, shuffle(builder, halves, halves, range(odd, 16, 2)))
+
+    return F32x8(words, index), codegen

@@ -1,0 +1,190 @@
+"""Tiles of `simd`: products of many rows with several columns at once, and what brings rows into lanes.
+
+Where a matrix is multiplied by several vectors, lanes are rows: an ``i32x8`` holds one sum for each of eight rows, and
+no sum is ever taken across lanes. A *tile* is one wide vector that LLVM keeps in several registers: lane = row within
+`TILE_ROWS` rows, column after column. Operators and `fma` work on tiles as on any vector.
+
+All are intrinsics for compiled code. Offsets and strides count an array's own elements; with ``NUMBA_BOUNDSCHECK=1``
+every access is checked. `columns`, `steps` and the like must be constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .simd_instructions import abs_u8, madd, maddubs, sign
+from .simd_memory import address_of
+from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, constant, join, shuffle, splat
+
+TILE_ROWS = 16
+_HALVES = TILE_ROWS // 8  # vectors that hold one column of a tile
+_I64 = ir.IntType(64)
+
+_Values = list[ir.Value]
+
+
+def tile(element: str, columns: int) -> Vector:
+    """The type of a tile of `columns` columns; of int16, each row has two lanes."""
+    return Vector(element, (2 if element == "i16" else 1) * TILE_ROWS * columns)
+
+
+def split(builder: ir.IRBuilder, wide: ir.Value, lanes: int) -> _Values:
+    """The vectors of `lanes` lanes that a wide one consists of."""
+    starts = range(0, wide.type.count, lanes)
+    return [shuffle(builder, wide, wide, range(start, start + lanes)) for start in starts]
+
+
+class _Reader:
+    """Emits loads from one array."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value) -> None:
+        self._where = context, builder, array_type, array
+        self.builder = builder
+
+    def load(self, memory: ir.Type, start: ir.Value, strides: ir.Value | None = None, times: int = 0, plus: int = 0):
+        """The `memory` at element start + strides * times + plus."""
+        builder = self.builder
+        if times:
+            start = builder.add(start, builder.mul(strides, ir.Constant(_I64, times)))
+        place = address_of(*self._where, builder.add(start, ir.Constant(_I64, plus)), memory)
+        return builder.load(builder.bitcast(place, memory.as_pointer()), align=1)
+
+    def broadcast(self, vector: Vector, start: ir.Value, strides: ir.Value, times: int, plus: int) -> ir.Value:
+        """32 bits from there in each 32-bit lane of a vector (vpbroadcastd)."""
+        word = self.load(I32, start, strides, times, plus)
+        return self.builder.bitcast(splat(self.builder, I32x8, word), vector.llvm)
+
+
+# ---------------------------------------------------------------------------------------------- products
+
+
+@intrinsic(prefer_literal=True)
+def products(typingctx, columns, steps, is_signed, q, start, half, x, x_start, x_stride):
+    """Products of 4 * `steps` elements of 16 rows and some columns, summed in int16: tile of i16 (vpmaddubsw, vpaddw).
+
+    q : a panel: each step has 4 elements of 8 rows, row by row; the other 8 rows lie `half` elements behind
+    x : int8; column c has its elements at x_start + c * x_stride
+    is_signed : q are int8 and the sign of q goes to x; else q are uint8. The caller sees to it that nothing overflows.
+    """
+    n, num_steps, signed = columns.literal_value, steps.literal_value, is_signed.literal_value
+
+    def codegen(context, builder, sig, args):
+        weights = _Reader(context, builder, sig.args[3], args[3])
+        activations = _Reader(context, builder, sig.args[6], args[6])
+        sums: list[ir.Value | None] = [None] * (n * _HALVES)
+        for step in range(num_steps):
+            w = [weights.load(U8x32.llvm, args[4], args[5], h, 32 * step) for h in range(_HALVES)]
+            magnitude = [abs_u8.emit(builder, v) for v in w] if signed else w
+            for c in range(n):
+                v = activations.broadcast(I8x32, args[7], args[8], c, 4 * step)
+                for h in range(_HALVES):
+                    product = maddubs.emit(builder, magnitude[h], sign.emit(builder, v, w[h]) if signed else v)
+                    before = sums[c * _HALVES + h]
+                    sums[c * _HALVES + h] = product if before is None else builder.add(before, product)
+        return join(builder, sums)
+
+    return tile("i16", n)(columns, steps, is_signed, q, types.intp, types.intp, x, types.intp, types.intp), codegen
+
+
+@intrinsic
+def madd_rows(typingctx, sums, factors):
+    """A tile of i16 times a factor for each lane of a column, neighbours added: tile of i32 (vpmaddwd)."""
+    columns = sums.lanes // factors.lanes
+
+    def codegen(context, builder, sig, args):
+        scales = split(builder, args[1], 16)
+        parts = split(builder, args[0], 16)
+        return join(builder, [madd.emit(builder, part, scales[i % _HALVES]) for i, part in enumerate(parts)])
+
+    return tile("i32", columns)(sums, factors), codegen
+
+
+@intrinsic(prefer_literal=True)
+def outer_madd(typingctx, columns, factors, x, start, stride):
+    """Pairs of factors of each row times the pair of int16 of each column, added: tile of i32 (vpmaddwd).
+
+    The pair of column c is x[start + c * stride] and its neighbour.
+    """
+    n = columns.literal_value
+
+    def codegen(context, builder, sig, args):
+        reader = _Reader(context, builder, sig.args[2], args[2])
+        rows = split(builder, args[1], 16)
+        pairs = [reader.broadcast(I16x16, args[3], args[4], c, 0) for c in range(n)]
+        return join(builder, [madd.emit(builder, row, pair) for pair in pairs for row in rows])
+
+    return tile("i32", n)(columns, factors, x, types.intp, types.intp), codegen
+
+
+# ---------------------------------------------------------------------------------------------- making tiles
+
+
+@intrinsic(prefer_literal=True)
+def zero_i32(typingctx, columns):
+    """A tile of int32 zeros."""
+    kind = tile("i32", columns.literal_value)
+    return kind(columns), lambda context, builder, sig, args: constant(kind.llvm, 0)
+
+
+@intrinsic(prefer_literal=True)
+def load_tile(typingctx, columns, array, place):
+    """A tile of float32, one column behind the other from array[place] (vmovups)."""
+    kind = tile("f32", columns.literal_value)
+
+    def codegen(context, builder, sig, args):
+        return _Reader(context, builder, sig.args[1], args[1]).load(kind.llvm, args[2])
+
+    return kind(columns, array, types.intp), codegen
+
+
+@intrinsic
+def load_both(typingctx, array, place):
+    """32 bytes of an array's first half, from element `place`, then those of its second half: one column of rows."""
+    lanes = {types.int16: 16, types.float32: 8}[array.dtype]
+    kind, one = (Vector(f"{array.dtype.name[0]}{array.dtype.bitwidth}", n * lanes) for n in (_HALVES, 1))
+
+    def codegen(context, builder, sig, args):
+        reader = _Reader(context, builder, sig.args[0], args[0])
+        size = context.make_array(sig.args[0])(context, builder, args[0]).nitems
+        behind = builder.lshr(size, ir.Constant(_I64, 1))
+        return join(builder, [reader.load(one.llvm, args[1], behind, h) for h in range(_HALVES)])
+
+    return kind(array, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def each_column(typingctx, columns, x, start, stride):
+    """x[start + c * stride], float32, in all rows of column c (vbroadcastss)."""
+    n = columns.literal_value
+
+    def codegen(context, builder, sig, args):
+        reader = _Reader(context, builder, sig.args[1], args[1])
+        values = [reader.broadcast(F32x8, args[2], args[3], c, 0) for c in range(n)]
+        return join(builder, [v for v in values for _ in range(_HALVES)])
+
+    return tile("f32", n)(columns, x, types.intp, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def each_row(typingctx, columns, rows):
+    """One column of float32 in every column."""
+    n = columns.literal_value
+    return tile("f32", n)(columns, rows), lambda context, builder, sig, args: join(builder, [args[1]] * n)
+
+
+@intrinsic
+def as_floats(typingctx, a):
+    """int32 to float32, rounded to nearest (vcvtdq2ps)."""
+    kind = Vector("f32", a.lanes)
+    return kind(a), lambda context, builder, sig, args: builder.sitofp(args[0], kind.llvm)
+
+
+@intrinsic
+def fma_tile(typingctx, a, b, c):
+    """a * b + c, rounded once (vfmadd)."""
+    return a(a, a, a), lambda context, builder, sig, args: call(builder, f"llvm.fma.v{a.lanes}f32", a.llvm, args)
