@@ -28,9 +28,11 @@ class _Layout(NamedTuple):
 
 # A q of n bits has the variance (4^n - 1) / 12, the average of its square is E2 = variance + average^2.
 _Q4, _Q5, _Q6 = ((4**bits - 1) / 12 for bits in (4, 5, 6))
+_TABLE_SQUARE = 4548.0  # average square of the 16 values of IQ4_NL
 _SCALE_SQUARE = _Q6 + 31.5**2  # of a 6-bit scale
 _LAYOUTS = {
     GGMLType.Q4_0: _Layout({0: 1.0}, _Q4**0.5),
+    GGMLType.Q4_1: _Layout({0: 1.0, 2: -7.5}, _Q4**0.5),
     GGMLType.Q5_0: _Layout({0: 1.0}, _Q5**0.5),
     GGMLType.Q5_1: _Layout({0: 1.0, 2: -15.5}, _Q5**0.5),
     GGMLType.Q8_0: _Layout({0: 1.0}, ((255**2 - 1) / 12) ** 0.5),
@@ -38,6 +40,10 @@ _LAYOUTS = {
     GGMLType.Q4_K: _Layout({0: 1.0, 2: 7.5}, (_SCALE_SQUARE * (_Q4 + 2 * 7.5**2) - 2 * (31.5 * 7.5) ** 2) ** 0.5),
     GGMLType.Q5_K: _Layout({0: 1.0, 2: 15.5}, (_SCALE_SQUARE * (_Q5 + 2 * 15.5**2) - 2 * (31.5 * 15.5) ** 2) ** 0.5),
     GGMLType.Q6_K: _Layout({208: 1.0}, (((256**2 - 1) / 12 + 0.25) * (_Q6 + 0.25)) ** 0.5),  # int8 scales, q - 32
+    GGMLType.Q2_K: _Layout({80: 1.0, 82: 1.5}, (77.5 * (1.25 + 2 * 1.5**2) - 2 * (7.5 * 1.5) ** 2) ** 0.5),
+    GGMLType.Q3_K: _Layout({108: 1.0}, ((_Q6 + 0.25) * (5.25 + 0.25)) ** 0.5),  # (scale - 32) * (q - 4)
+    GGMLType.IQ4_NL: _Layout({0: 1.0}, _TABLE_SQUARE**0.5),
+    GGMLType.IQ4_XS: _Layout({0: 1.0}, ((_Q6 + 0.25) * _TABLE_SQUARE) ** 0.5),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from densecore.benchmark.results import markdown_table
-from densecore.benchmark.roofs import Roofs, best_seconds, l3_bytes
+from densecore.benchmark.roofs import Roofs, best_seconds, l3_bytes, measure_roofs
 from densecore.benchmark.steps import StepTimer
 from densecore.engine.kernel_thread import kernel_thread
 from densecore.kernels.plan import Plan
@@ -76,19 +76,27 @@ class Measurement:
         return max(self.read_seconds, self.multiply_seconds) / self.seconds
 
 
-def measure_kernels(timer: StepTimer, roofs: Roofs, num_tokens: int = PROMPT, depth: int = 0) -> Iterator[Measurement]:
+def measure_kernels(timer: StepTimer, roofs: Roofs, num_tokens: int = PROMPT, depth: int = 0) -> list[Measurement]:
     """Matrix products by type of tensor, and attention, each for one token and for `num_tokens` at once.
+
+    roofs : measured before; they are measured again in the end, and the higher ones count
 
     depth : tokens in the cache of the decoding sequence; 0 takes eight times what the last cache of the CPU holds,
         as far as the model's context reaches
     """
+    measured = list(_measure_all(timer, roofs, num_tokens, depth or _depth(timer)))
+    highest = roofs.best(measure_roofs(roofs.num_threads))
+    return [dataclasses.replace(measurement, roofs=highest) for measurement in measured]
+
+
+def _measure_all(timer: StepTimer, roofs: Roofs, num_tokens: int, depth: int) -> Iterator[Measurement]:
     matrices = matrices_by_type(timer.model)
     for name, weights in matrices.items():
         yield _measure_matmul(timer, name, weights, 1, "decode", roofs)
         layers = [weight for weight in weights if weight is not timer.model.output]  # it sees the last token only
         if layers:
             yield _measure_matmul(timer, name, layers, num_tokens, f"prefill {num_tokens}", roofs)
-    yield _measure_attention(timer, 1, depth or _depth(timer), roofs)
+    yield _measure_attention(timer, 1, depth, roofs)
     yield _measure_attention(timer, num_tokens, 0, roofs)
 
 

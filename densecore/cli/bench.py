@@ -150,7 +150,8 @@ def _print_roofline(args: argparse.Namespace, timer: StepTimer, notice: CompileN
     most = timer.num_threads
     roofs = [measure_roofs(n) for n in sorted({*(2**i for i in range(most.bit_length()) if 2**i < most), most})]
     num_tokens, depth = max(args.n_prompt) or 512, max(args.n_depth)
-    measurements = list(measure_kernels(timer, roofs[-1], num_tokens, depth))
+    measurements = measure_kernels(timer, roofs[-1], num_tokens, depth)
+    roofs[-1] = measurements[0].roofs
     notice.hide()
     if args.output == "json":
         print(json.dumps(_roofline_fields(roofs, measurements), indent=2))
