@@ -1,121 +1,54 @@
-"""Causal attention over a paged KV cache, with grouped heads.
+"""Causal attention over a paged KV cache (see `kv_cache`), with grouped heads: prefill and decode by the same code.
 
-The cache of a layer is two arrays (num_blocks, n_kv_heads, block_size, width), keys and values: uint16 holding
-float16, or float32. `width` is head_dim rounded up to a multiple of 8, padded with zeros (`cache_width`). A token's
-`slot` is block * block_size + offset in the block; a sequence's `block_table` lists its blocks in order. Query head h
-reads the keys of head h // (n_heads / n_kv_heads).
+Query head h reads the keys of head h // (n_heads / n_kv_heads). All query heads of one KV head, of all tokens of a
+piece of work, are rows of one small matrix, which meets the keys and values tile by tile: a row of the cache is read
+and converted once for many queries. Softmax is computed along the way (Milakov and Gimelshein 2018; Dao et al. 2022,
+"FlashAttention").
 
-Softmax is computed tile by tile (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention"): each `TILE` positions
-give a maximum m, a sum l and a weighted sum of values o, and tiles are merged in ascending order. The boundaries of
-tiles are absolute positions, so a token's output has the same bits however prompts are cut into batches.
+Equal bits. The order of operations is defined by absolute positions, so that a token's output does not depend on
+how prompts are cut into batches, on company, or on the number of threads:
+
+1. A *chunk* is `CHUNK` positions, and begins at a multiple of it. Its tiles of `TILE` positions are taken in ascending
+   order, with a running maximum m: o and l are multiplied by exp(old m - m) before a tile's part is added
+   (`attention_tile` gives the order within a tile). Thus each chunk has its own (m, l, o).
+2. Chunks are merged in ascending order, beginning with (-inf, 0, 0): both sides are brought to the common maximum.
+3. The output is o / l.
+
+With many tokens a task goes through all chunks of its tokens. With few (decode), a task does one chunk and leaves its
+(m, l, o) in `scratch`, so that a long context keeps all threads busy, and `merge_chunks` does the rest.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from .cache import INLINED_OPTIONS, inlined
-from .exp import exp_f32, exp_f32x8
-from .plan import operation, piece, row_tasks
-from .simd import (
-    f32x8,
-    fma,
-    load_f16x8,
-    load_f32x8,
-    max_f32x8,
-    maximum,
-    store_f16x8,
-    store_f32x8,
-    sum_f32x8,
-)
+from .attention_tile import ROWS, TILE, Buffers, attend_tile, load_tile, state_size, state_width
+from .cache import inlined
+from .exp import exp_f32
+from .kv_cache import cache_width, find_places, read_cache, store_kv, store_kv_ref
+from .plan import operation, piece
+from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
-TILE = 32  # positions
-assert TILE % 8 == 0
+__all__ = [
+    "attention",
+    "attention_output_ref",
+    "attention_pattern_ref",
+    "attention_ref",
+    "attention_scratch_shape",
+    "cache_width",
+    "merge_chunks",
+    "read_cache",
+    "store_kv",
+    "store_kv_ref",
+]
 
+CHUNK = 256  # positions
+assert CHUNK % TILE == 0
 
-def cache_width(head_dim: int) -> int:
-    """Elements that a head takes in the cache: whole vectors of 8."""
-    return -(-head_dim // 8) * 8
+_ROWS_PER_TASK = 64  # more share a tile's keys better, fewer share threads better
+_ENOUGH_TASKS = 64  # from here on contexts are not split: scratch would be large
 
-
-# ------------------------------------------------------------------------ float16 or float32, by the array's type
-
-
-def load8(cache, offset):
-    """Eight elements of a cache as f32x8."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(load8, jit_options=INLINED_OPTIONS)
-def _load8(cache, offset):
-    if cache.dtype == types.uint16:
-        return lambda cache, offset: load_f16x8(cache, offset)
-    return lambda cache, offset: load_f32x8(cache, offset)
-
-
-def store8(cache, offset, value):
-    """Write a f32x8 to a cache, rounded to nearest."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store8, jit_options=INLINED_OPTIONS)
-def _store8(cache, offset, value):
-    if cache.dtype == types.uint16:
-        return lambda cache, offset, value: store_f16x8(cache, offset, value)
-    return lambda cache, offset, value: store_f32x8(cache, offset, value)
-
-
-# ------------------------------------------------------------------------ writing
-
-
-def store_kv_ref(k, v, slot_mapping, k_cache, v_cache) -> None:
-    """Write k and v (num_tokens, n_kv_heads, head_dim) to the slots (num_tokens,) of a layer's cache."""
-    for source, cache in ((k, k_cache), (v, v_cache)):
-        rows = source.astype(np.float16).view(np.uint16) if cache.dtype == np.uint16 else source
-        block_size, head_dim = cache.shape[2], source.shape[2]
-        cache[slot_mapping // block_size, :, slot_mapping % block_size, :head_dim] = rows
-
-
-@inlined
-def store_row(source, first, head_dim, cache, place):
-    """Copy `head_dim` elements into a cache's row, zeros behind them."""
-    padded = np.zeros(8, np.float32)
-    for i in range(0, head_dim // 8 * 8, 8):
-        store8(cache, place + i, load_f32x8(source, first + i))
-    if head_dim % 8:
-        whole = head_dim // 8 * 8
-        flat = source.reshape(-1)
-        for i in range(whole, head_dim):
-            padded[i - whole] = flat[first + i]
-        store8(cache, place + whole, load_f32x8(padded, 0))
-
-
-@operation(tasks=row_tasks, twin=store_kv_ref)
-def store_kv(k, v, slot_mapping, k_cache, v_cache, task, num_tasks):
-    """Write k and v (num_tokens, n_kv_heads, head_dim) to the slots (num_tokens,) of a layer's cache."""
-    n_kv_heads, head_dim = k.shape[1], k.shape[2]
-    block_size, width = k_cache.shape[2], k_cache.shape[3]
-    first_token, last_token = piece(slot_mapping.size, task, num_tasks)
-    for token in range(first_token, last_token):
-        block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
-        for head in range(n_kv_heads):
-            first = (token * n_kv_heads + head) * head_dim
-            place = ((block * n_kv_heads + head) * block_size + offset) * width
-            store_row(k, first, head_dim, k_cache, place)
-            store_row(v, first, head_dim, v_cache, place)
-
-
-# ------------------------------------------------------------------------ reading
-
-
-def read_cache(cache: np.ndarray, block_table: np.ndarray, length: int, head_dim: int) -> np.ndarray:
-    """The first `length` positions of a sequence as float32 (length, n_kv_heads, head_dim)."""
-    position = np.arange(length)
-    block_size = cache.shape[2]
-    rows = cache[block_table[position // block_size], :, position % block_size, :head_dim]
-    return (rows.view(np.float16) if cache.dtype == np.uint16 else rows).astype(np.float32)
+# ------------------------------------------------------------------------ twins
 
 
 def attention_pattern_ref(q, k_cache, block_table, positions, scale) -> np.ndarray:
@@ -148,76 +81,196 @@ def attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale
         out[tokens] = attention_output_ref(pattern, v_cache, table, q.shape[2])
 
 
-@inlined
-def dot(a, cache, place, width):
-    """Dot product of a padded query with the cache's row at `place`; element k goes to partial sum k mod 8."""
-    acc = f32x8(0.0)
-    for i in range(0, width, 8):
-        acc = fma(load_f32x8(a, i), load8(cache, place + i), acc)
-    return sum_f32x8(acc)
+def _attention_twin(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out) -> None:
+    attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, out)
+
+
+def _merge_twin(scratch, positions, out) -> None:
+    """Nothing: the twin of `attention` leaves nothing to merge."""
+
+
+# ------------------------------------------------------------------------ shapes: all that tasks depend on
+
+
+def attention_scratch_shape(q: np.ndarray, k_cache: np.ndarray, block_tables: np.ndarray) -> tuple[int, int, int, int]:
+    """Shape (num_tokens, n_heads, num_chunks, state_width) of the scratch buffer for arguments of these shapes.
+
+    float32; 0 tokens if contexts are not split.
+    """
+    num_tokens, n_heads = q.shape[:2]
+    _, n_kv_heads, block_size, width = k_cache.shape
+    num_chunks = -(-block_tables.shape[1] * block_size // CHUNK)
+    if num_chunks == 1 or num_tokens * n_kv_heads >= _ENOUGH_TASKS:
+        num_tokens = 0
+    return num_tokens, n_heads, num_chunks, state_width(width)
+
+
+def _attention_tasks(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out) -> int:
+    """Pieces: groups of tokens x KV heads x chunks, if these are split."""
+    num_tokens, n_heads = q.shape[:2]
+    columns = k_cache.shape[1] * (scratch.shape[2] if scratch.size else 1)
+    most = max(1, _ROWS_PER_TASK * k_cache.shape[1] // n_heads)
+    num_groups = -(-num_tokens // min(most, max(1, num_tokens * columns // 16)))
+    return num_groups * columns
+
+
+# ------------------------------------------------------------------------ compiled
 
 
 @inlined
-def tile_weights(scores, num_positions):
-    """Turn the scores of a tile into exp(score - maximum); return the maximum and the sum."""
-    for p in range(num_positions, TILE):
-        scores[p] = -np.inf  # comes out as exp(-87), which vanishes beside the maximum's 1
-    largest = load_f32x8(scores, 0)
-    for p in range(8, TILE, 8):
-        largest = maximum(largest, load_f32x8(scores, p))
-    m = max_f32x8(largest)
-    total = f32x8(0.0)
-    for p in range(0, TILE, 8):
-        weight = exp_f32x8(load_f32x8(scores, p) - m)
-        store_f32x8(scores, p, weight)
-        total += weight
-    return m, sum_f32x8(total)
+def make_buffers(k_cache, num_rows):
+    """Memory for a task. States are of no chunk; queries behind the last are zeros."""
+    width = k_cache.shape[3]
+    rows = num_rows + ROWS - 1
+    return Buffers(
+        np.zeros(rows * width, np.float32),
+        np.empty(width * TILE, k_cache.dtype),
+        np.zeros((state_size(width) - 8) * TILE, np.float32),
+        np.empty(2 * TILE, np.int64),
+        np.empty(ROWS * TILE, np.float32),
+        np.zeros(rows * state_size(width), np.float32),
+    )
 
 
 @inlined
-def attend(q, k_cache, v_cache, block_tables, sequence, position, scale, out, token, head):
-    """One token's attention for one query head."""
-    n_kv_heads, block_size, width = k_cache.shape[1], k_cache.shape[2], k_cache.shape[3]
-    kv_head = head // (q.shape[1] // n_kv_heads)
-    head_dim = q.shape[2]
-    query, tile, acc = np.zeros(width, np.float32), np.empty(width, np.float32), np.zeros(width, np.float32)
-    scores = np.empty(TILE, np.float32)
-    for i in range(head_dim):
-        query[i] = q[token, head, i]
-    m, total = np.float32(-np.inf), np.float32(0)
-    for start in range(0, position + 1, TILE):
-        num_positions = min(TILE, position + 1 - start)
-        for p in range(num_positions):
-            block, offset = block_tables[sequence, (start + p) // block_size], (start + p) % block_size
-            place = ((block * n_kv_heads + kv_head) * block_size + offset) * width
-            scores[p] = dot(query, k_cache, place, width) * scale
-        tile_m, tile_total = tile_weights(scores, num_positions)
-        tile[:] = 0
-        for p in range(num_positions):
-            block, offset = block_tables[sequence, (start + p) // block_size], (start + p) % block_size
-            place = ((block * n_kv_heads + kv_head) * block_size + offset) * width
-            weight = f32x8(scores[p])
-            for i in range(0, width, 8):
-                store_f32x8(tile, i, fma(weight, load8(v_cache, place + i), load_f32x8(tile, i)))
-        # Merge the tile: both sides are brought to the common maximum.
-        new_m = max(m, tile_m)
-        keep, take = exp_f32(m - new_m), exp_f32(tile_m - new_m)
-        total = total * keep + tile_total * take
-        for i in range(0, width, 8):
-            store_f32x8(acc, i, load_f32x8(acc, i) * keep + load_f32x8(tile, i) * take)
-        m = new_m
-    for i in range(head_dim):
-        out[token, head, i] = acc[i] / total
+def clear_states(states, num_rows, size):
+    """(m, l, o) = (-inf, 0, 0)."""
+    for row in range(num_rows):
+        for d in range(size):
+            store_f32(states, row * size + d, np.float32(0))
+        store_f32(states, (row + 1) * size - 8, -np.inf)
 
 
-@operation(tasks=lambda q, *_: q.shape[0] * q.shape[1], twin=attention_ref)
-def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, out, task, num_tasks):
+@inlined
+def pack_queries(q, first, last, head, group, scale, rows, width):
+    """Rows (token, head) of q times the scale; `head` is the first of the group."""
+    n_heads, head_dim = q.shape[1], q.shape[2]
+    for token in range(first, last):
+        for g in range(group):
+            source = ((token * n_heads) + head + g) * head_dim
+            place = ((token - first) * group + g) * width
+            for k in range(head_dim):
+                store_f32(rows, place + k, load_f32(q, source + k) * scale)
+
+
+@inlined
+def attend_chunk(buffers, k_cache, v_cache, block_tables, sequence, kv_head, start, group, positions):
+    """States of all rows of a run of tokens over the chunk at position `start`."""
+    clear_states(buffers.states, positions.size * group, state_size(k_cache.shape[3]))
+    last = positions[-1]
+    for tile in range(start, min(start + CHUNK, last + 1), TILE):
+        find_places(k_cache, block_tables, sequence, kv_head, tile, last, buffers.places, 0)
+        load_tile(buffers, k_cache, v_cache, min(TILE, last + 1 - tile))
+        attend_tile(buffers, k_cache.shape[3], tile, group, positions)
+
+
+@inlined
+def merge(total, place, part, part_place, size):
+    """Merge a state into the one of the chunks before."""
+    m, total_l, part_m = place + size - 8, place + size - 7, part_place + size - 8
+    new_m = max(load_f32(total, m), load_f32(part, part_m))
+    keep, take = exp_f32(load_f32(total, m) - new_m), exp_f32(load_f32(part, part_m) - new_m)
+    for d in range(0, size - 8, 8):
+        old = load_f32x8(total, place + d) * keep
+        store_f32x8(total, place + d, load_f32x8(part, part_place + d) * take + old)
+    store_f32(total, m, new_m)
+    store_f32(total, total_l, load_f32(total, total_l) * keep + load_f32(part, part_m + 1) * take)
+
+
+@inlined
+def write_output(states, place, size, out, first, head_dim):
+    """out[first : first + head_dim] = o / l."""
+    total = load_f32(states, place + size - 7)
+    whole = head_dim // 8 * 8
+    for d in range(0, whole, 8):
+        store_f32x8(out, first + d, load_f32x8(states, place + d) / total)
+    for d in range(whole, head_dim):
+        store_f32(out, first + d, load_f32(states, place + d) / total)
+
+
+@inlined
+def copy_states(states, group, size, scratch, first, head, chunk, num_tokens):
+    """Leave the states of a chunk in `scratch`."""
+    n_heads, num_chunks = scratch.shape[1], scratch.shape[2]
+    for row in range(num_tokens * group):
+        token, g = row // group, row % group
+        place = (((first + token) * n_heads + head + g) * num_chunks + chunk) * size
+        for d in range(0, size, 8):
+            store_f32x8(scratch, place + d, load_f32x8(states, row * size + d))
+
+
+@inlined
+def write_outputs(states, group, size, out, first, head, num_tokens):
+    """Outputs of all rows of a run of tokens."""
+    head_dim = out.shape[2]
+    for row in range(num_tokens * group):
+        place = ((first + row // group) * out.shape[1] + head + row % group) * head_dim
+        write_output(states, row * size, size, out, place, head_dim)
+
+
+@inlined
+def merge_states(totals, states, group, size, start, positions):
+    """Merge a chunk's states into those of the chunks before; the chunk begins at position `start`."""
+    for row in range(positions.size * group):
+        if start <= positions[row // group]:
+            merge(totals, row * size, states, row * size, size)
+
+
+@inlined
+def run_end(seq_index, positions, first, last):
+    """Behind the tokens from `first` on that belong to one sequence, in ascending order."""
+    end = first + 1
+    while end < last and seq_index[end] == seq_index[first] and positions[end] > positions[end - 1]:
+        end += 1
+    return end
+
+
+@operation(tasks=_attention_tasks, twin=_attention_twin)
+def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out, task, num_tasks):
     """out (num_tokens, n_heads, head_dim): each token attends to its sequence's positions up to its own.
 
     q : (num_tokens, n_heads, head_dim) float32, after RoPE
     k_cache, v_cache : one layer's cache, in which the tokens' own keys and values are already stored
-    block_tables : (num_seqs, max_blocks) int32; seq_index, positions : (num_tokens,) int32
+    block_tables : (num_seqs, max_blocks) int32, padded with anything; seq_index, positions : (num_tokens,) int32
     scale : float32, usually 1 / sqrt(head_dim)
+    scratch : float32 of `attention_scratch_shape`; where it has tokens, `merge_chunks` must follow
     """
-    token, head = task // q.shape[1], task % q.shape[1]
-    attend(q, k_cache, v_cache, block_tables, seq_index[token], positions[token], scale, out, token, head)
+    n_kv_heads, size = k_cache.shape[1], state_size(k_cache.shape[3])
+    group = q.shape[1] // n_kv_heads
+    is_split = scratch.shape[0] > 0
+    num_parts = scratch.shape[2] if is_split else 1
+    task = num_tasks - 1 - task  # the longest contexts first
+    part, kv_head = task % num_parts, task // num_parts % n_kv_heads
+    head = kv_head * group
+    first, last = piece(q.shape[0], task // (num_parts * n_kv_heads), num_tasks // (num_parts * n_kv_heads))
+    buffers = make_buffers(k_cache, (last - first) * group)
+    totals = np.empty((last - first) * group * size, np.float32)
+    while first < last:
+        end = run_end(seq_index, positions, first, last)
+        sequence, run = seq_index[first], positions[first:end]
+        pack_queries(q, first, end, head, group, scale, buffers.q, k_cache.shape[3])
+        clear_states(totals, run.size * group, size)
+        behind = min(run[-1] + 1, (part + 1) * CHUNK) if is_split else run[-1] + 1
+        for start in range(part * CHUNK, behind, CHUNK):
+            attend_chunk(buffers, k_cache, v_cache, block_tables, sequence, kv_head, start, group, run)
+            if is_split:
+                copy_states(buffers.states, group, size, scratch, first, head, part, run.size)
+            else:
+                merge_states(totals, buffers.states, group, size, start, run)
+        if not is_split:
+            write_outputs(totals, group, size, out, first, head, run.size)
+        first = end
+
+
+@operation(tasks=lambda scratch, positions, out: scratch.shape[0], twin=_merge_twin)
+def merge_chunks(scratch, positions, out, task, num_tasks):
+    """out (num_tokens, n_heads, head_dim): the chunks that `attention` left in `scratch`, merged."""
+    n_heads, num_chunks, size = scratch.shape[1], scratch.shape[2], scratch.shape[3]
+    head_dim = out.shape[2]
+    total = np.empty(size, np.float32)
+    for head in range(n_heads):
+        clear_states(total, 1, size)
+        row = task * n_heads + head
+        for chunk in range(positions[task] // CHUNK + 1):
+            merge(total, 0, scratch, (row * num_chunks + chunk) * size, size)
+        write_output(total, 0, size, out, row * head_dim, head_dim)

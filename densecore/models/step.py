@@ -138,7 +138,10 @@ class Step:
             self._hooked_attention(q, k_cache, v_cache, scale, out)
         else:
             tables, seq_index, positions = batch.block_tables, batch.seq_index, batch.positions
-            self.run(attention.attention, q, k_cache, v_cache, tables, seq_index, positions, scale, out)
+            shape = attention.attention_scratch_shape(q, k_cache, tables)
+            scratch = self.workspace.array("attention.scratch", shape)
+            self.run(attention.attention, q, k_cache, v_cache, tables, seq_index, positions, scale, scratch, out)
+            self.run(attention.merge_chunks, scratch, positions, out)
         return out
 
     def _hooked_attention(self, q, k_cache, v_cache, scale: np.float32, out: np.ndarray) -> None:

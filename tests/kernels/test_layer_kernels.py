@@ -1,11 +1,11 @@
-"""Norm, activation, exp and attention kernels against their twins, on odd sizes."""
+"""Norm, activation and exp kernels against their twins, on odd sizes."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from densecore.kernels import activation, attention, norm
+from densecore.kernels import activation, norm
 from densecore.kernels.cache import kernel
 from densecore.kernels.exp import exp_f32x8
 from densecore.kernels.simd import load_f32x8, store_f32x8
@@ -76,69 +76,3 @@ def test_add(rows):
     expected = x + y
     activation.add(x, y)
     assert np.array_equal(x, expected)
-
-
-class Paged:
-    """Two sequences in a paged cache whose blocks are shuffled."""
-
-    def __init__(self, dtype, head_dim, block_size=5, n_kv_heads=2, n_heads=6, lengths=(67, 33)):
-        num_blocks = sum(-(-n // block_size) for n in lengths)
-        width = attention.cache_width(head_dim)
-        shape = (num_blocks, n_kv_heads, block_size, width)
-        self.k_cache, self.v_cache = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        self.tables = np.zeros((2, num_blocks), np.int32)
-        order = RNG.permutation(num_blocks)
-        first = -(-lengths[0] // block_size)
-        self.tables[0, :first], self.tables[1, : num_blocks - first] = order[:first], order[first:]
-        self.seq_index = np.repeat(np.array([0, 1], np.int32), lengths)
-        self.positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-        blocks = self.tables[self.seq_index, self.positions // block_size]
-        self.slots = blocks * block_size + self.positions % block_size
-        n = sum(lengths)
-        self.q, self.k, self.v = (
-            normal(n, n_heads, head_dim),
-            normal(n, n_kv_heads, head_dim),
-            normal(n, n_kv_heads, head_dim),
-        )
-
-
-@pytest.fixture(params=[np.uint16, np.float32], ids=["f16", "f32"])
-def dtype(request):
-    return request.param
-
-
-@pytest.mark.parametrize("head_dim", [4, 8, 20, 64])
-def test_store_kv(dtype, head_dim):
-    paged = Paged(dtype, head_dim)
-    expected = paged.k_cache.copy(), paged.v_cache.copy()
-    attention.store_kv_ref(paged.k, paged.v, paged.slots, *expected)
-    paged.k_cache[:], paged.v_cache[:] = 1, 1  # padding must be cleared where tokens are stored
-    attention.store_kv(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
-    used = np.isin(np.arange(len(paged.k_cache) * 5), paged.slots).reshape(-1, 1, 5, 1)
-    assert np.array_equal(np.where(used, paged.k_cache, 0), expected[0])
-    assert np.array_equal(np.where(used, paged.v_cache, 0), expected[1])
-
-
-@pytest.mark.parametrize("head_dim", [4, 8, 20, 64])
-def test_attention(dtype, head_dim):
-    paged = Paged(dtype, head_dim)
-    attention.store_kv_ref(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
-    arguments = (paged.k_cache, paged.v_cache, paged.tables, paged.seq_index, paged.positions, np.float32(0.3))
-    out, expected = np.empty_like(paged.q), np.empty_like(paged.q)
-    attention.attention(paged.q, *arguments, out)
-    attention.attention_ref(paged.q, *arguments, expected)
-    assert np.allclose(out, expected, rtol=1e-4, atol=2e-6)
-
-
-def test_attention_reads_nothing_behind_a_position(dtype):
-    paged = Paged(dtype, 16)
-    attention.store_kv_ref(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
-    arguments = (paged.tables, paged.seq_index[:1], np.array([40], np.int32), np.float32(0.3))
-    out, again = np.empty_like(paged.q[:1]), np.empty_like(paged.q[:1])
-    attention.attention(paged.q[:1], paged.k_cache, paged.v_cache, *arguments, out)
-    later = paged.slots[(paged.seq_index == 1) | (paged.positions > 40)]
-    poison = 0x7E00 if dtype is np.uint16 else np.nan  # NaN
-    for cache in (paged.k_cache, paged.v_cache):
-        cache[later // 5, :, later % 5] = poison
-    attention.attention(paged.q[:1], paged.k_cache, paged.v_cache, *arguments, again)
-    assert np.array_equal(out, again)

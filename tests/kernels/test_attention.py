@@ -1,0 +1,182 @@
+"""Attention and the KV cache: against the twin, and bit by bit against itself, however the work is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from densecore.kernels import attention
+from densecore.kernels.attention import CHUNK
+from densecore.kernels.attention_tile import TILE
+from densecore.kernels.plan import Plan
+
+RNG = np.random.default_rng(11)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+class Paged:
+    """Sequences in a paged cache whose blocks are shuffled, with a query at each position."""
+
+    def __init__(self, dtype, head_dim, lengths=(67, 33), block_size=5, n_kv_heads=2, n_heads=6):
+        counts = [-(-n // block_size) for n in lengths]
+        width = attention.cache_width(head_dim)
+        shape = (sum(counts) + 1, n_kv_heads, block_size, width)
+        self.block_size, self.scale = block_size, np.float32(head_dim**-0.5)
+        self.k_cache, self.v_cache = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        self.tables = np.zeros((len(lengths), max(counts)), np.int32)
+        blocks = iter(RNG.permutation(np.arange(1, shape[0])))
+        for table, count in zip(self.tables, counts, strict=True):
+            table[:count] = [next(blocks) for _ in range(count)]
+        self.seq_index = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        self.positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+        owners = self.tables[self.seq_index, self.positions // block_size]
+        self.slots = owners * block_size + self.positions % block_size
+        n = sum(lengths)
+        self.q, self.k, self.v = (normal(n, heads, head_dim) for heads in (n_heads, n_kv_heads, n_kv_heads))
+        self.k[:, 0] *= 4  # one head with sharp patterns, so that maxima move from tile to tile
+
+    def store(self) -> Paged:
+        attention.store_kv_ref(self.k, self.v, self.slots, self.k_cache, self.v_cache)
+        return self
+
+    def poison(self, slots) -> None:
+        for cache in (self.k_cache, self.v_cache):
+            value = 0x7E00 if cache.dtype == np.uint16 else np.nan  # NaN
+            cache[slots // self.block_size, :, slots % self.block_size] = value
+
+    def attend(self, tokens, tables=None, workers=2) -> np.ndarray:
+        """Outputs of the tokens (indices), computed in one batch."""
+        tables = self.tables if tables is None else tables
+        q, positions = np.ascontiguousarray(self.q[tokens]), self.positions[tokens]
+        out = np.full_like(q, 99)
+        scratch = np.full(attention.attention_scratch_shape(q, self.k_cache, tables), 77, np.float32)
+        plan = Plan()
+        caches = self.k_cache, self.v_cache
+        plan.add(attention.attention, q, *caches, tables, self.seq_index[tokens], positions, self.scale, scratch, out)
+        plan.add(attention.merge_chunks, scratch, positions, out)
+        plan.run(workers)
+        return out
+
+    def expected(self, tokens) -> np.ndarray:
+        """The same by the twin, in float64."""
+        q = self.q[tokens].astype(np.float64)
+        sequences, positions = self.seq_index[tokens], self.positions[tokens]
+        out = np.empty_like(q)
+        arguments = self.k_cache, self.v_cache, self.tables, sequences, positions, self.scale
+        attention.attention_ref(q, *arguments, out)
+        return out
+
+
+@pytest.fixture(params=[np.uint16, np.float32], ids=["f16", "f32"])
+def dtype(request):
+    return request.param
+
+
+@pytest.mark.parametrize("head_dim", [4, 8, 20, 64])
+def test_store_kv(dtype, head_dim):
+    paged = Paged(dtype, head_dim)
+    expected = paged.k_cache.copy(), paged.v_cache.copy()
+    attention.store_kv_ref(paged.k, paged.v, paged.slots, *expected)
+    paged.k_cache[:], paged.v_cache[:] = 1, 1  # padding must be cleared where tokens are stored
+    attention.store_kv(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
+    used = np.isin(np.arange(len(paged.k_cache) * 5), paged.slots).reshape(-1, 1, 5, 1)
+    assert np.array_equal(np.where(used, paged.k_cache, 0), expected[0])
+    assert np.array_equal(np.where(used, paged.v_cache, 0), expected[1])
+
+
+@pytest.mark.parametrize("head_dim", [4, 8, 20, 64, 80, 96, 100, 128])
+def test_against_the_twin(dtype, head_dim):
+    paged = Paged(dtype, head_dim).store()
+    every = np.arange(100)
+    assert np.allclose(paged.attend(every), paged.expected(every), rtol=1e-5, atol=4e-6)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 7, 8])
+def test_sizes_of_groups(dtype, group):
+    paged = Paged(dtype, 24, n_heads=2 * group).store()
+    every = np.arange(100)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=4e-6)
+    assert np.array_equal(np.concatenate([paged.attend(every[t : t + 1]) for t in every]), whole)
+
+
+def edges(length):
+    """Tokens on both sides of the boundaries of tiles and chunks."""
+    near = {0, length - 1} | {b + d for b in (TILE, 2 * TILE, CHUNK, 3 * CHUNK) for d in (-2, -1, 0, 1)}
+    return np.array(sorted(t for t in near if 0 <= t < length))
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 255, 256, 257, 1000])
+def test_cut_into_chunks_of_a_prompt(dtype, length):
+    paged = Paged(dtype, 20, lengths=(length,), block_size=16).store()
+    every = np.arange(length)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=4e-6)
+    for size in (7, 64, 300):
+        parts = [paged.attend(every[first : first + size]) for first in range(0, length, size)]
+        assert np.array_equal(np.concatenate(parts), whole)
+    for token in edges(length):
+        assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_number_of_threads(dtype, workers):
+    paged = Paged(dtype, 64, lengths=(600,), block_size=32, n_heads=14).store()
+    for tokens in (np.arange(600), np.arange(597, 600)):
+        assert np.array_equal(paged.attend(tokens, workers=workers), paged.attend(tokens))
+
+
+def test_company(dtype):
+    """Prompts, parts of prompts and single tokens of several sequences in one batch."""
+    paged = Paged(dtype, 16, lengths=(300, 40, 520, 33), block_size=8).store()
+    first = np.array([0, 300, 340, 860])
+    parts = [np.arange(290, 300), first[1:2] + 39, first[2] + np.arange(250, 300), first[3] + np.arange(33)]
+    together = np.split(paged.attend(np.concatenate(parts)), np.cumsum([p.size for p in parts])[:-1])
+    for part, found in zip(parts, together, strict=True):
+        assert np.array_equal(paged.attend(part), found)
+    singles = first + np.array([299, 39, 519, 32])
+    assert np.array_equal(paged.attend(singles), np.concatenate([paged.attend(singles[i : i + 1]) for i in range(4)]))
+
+
+@pytest.mark.parametrize("extra", [1, 200])
+def test_padded_block_tables(dtype, extra):
+    paged = Paged(dtype, 16).store()
+    tables = np.pad(paged.tables, ((0, 0), (0, extra)))
+    for tokens in (np.array([66]), np.arange(100)):
+        assert np.array_equal(paged.attend(tokens, tables), paged.attend(tokens))
+
+
+@pytest.mark.parametrize("tokens", [[40], range(30, 41)], ids=["one", "several"])
+def test_nothing_behind_a_position_is_read(dtype, tokens):
+    paged = Paged(dtype, 16).store()
+    out = paged.attend(np.array(tokens))
+    paged.poison(np.setdiff1d(np.arange(len(paged.k_cache) * 5), paged.slots[:41]))
+    assert np.array_equal(paged.attend(np.array(tokens)), out)
+
+
+@pytest.mark.parametrize("token", [5, 37, 66])
+def test_nan_stays_with_its_token(dtype, token):
+    paged = Paged(dtype, 16).store()
+    every = np.arange(100)
+    whole = paged.attend(every)
+    paged.poison(paged.slots[token : token + 1])
+    found = paged.attend(every)
+    sees = (paged.seq_index == 0) & (paged.positions >= token)
+    assert np.isnan(found[sees]).all()
+    assert np.array_equal(found[~sees], whole[~sees])
+    paged = Paged(dtype, 16).store()
+    paged.q[token, 1] = np.nan
+    is_nan = np.isnan(paged.attend(every)).any(-1)
+    assert is_nan[token, 1]
+    assert is_nan.sum() == 1
+
+
+def test_scratch_only_where_contexts_are_split():
+    q, tables = np.empty((1, 14, 64), np.float32), np.empty((1, 128), np.int32)
+    cache = np.empty((128, 2, 32, 64), np.uint16)
+    assert attention.attention_scratch_shape(q, cache, tables) == (1, 14, 4096 // CHUNK, 72)
+    assert attention.attention_scratch_shape(q, cache, tables[:, :8])[0] == 0
+    assert attention.attention_scratch_shape(np.repeat(q, 64, 0), cache, tables)[0] == 0
