@@ -35,7 +35,11 @@ class Child:
             cwd=Path(__file__).resolve().parents[1],
         )
         self._usage = psutil.Process(self._process.pid)
-        self.head: dict[str, Any] = self._answer()
+        try:
+            self.head: dict[str, Any] = self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, call: str, **arguments: Any) -> Any:
         """The answer to a request; SystemExit with the end of the child's log if it died."""
@@ -68,6 +72,10 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the input, which ends the process, and wait for that."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

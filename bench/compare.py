@@ -42,7 +42,7 @@ CALM = 0.1  # CPUs that other processes may use while an engine is timed
 
 
 @dataclasses.dataclass(frozen=True)
-class Test:
+class Case:
     """`prompt` tokens at once, or `generated` steps of one token for each of `sequences`, after `depth` tokens."""
 
     name: str
@@ -52,7 +52,7 @@ class Test:
     sequences: int
 
     @classmethod
-    def parse(cls, name: str, generated: int) -> Test:
+    def parse(cls, name: str, generated: int) -> Case:
         """From ``pp512``, ``tg``, ``tg@4096`` or ``tgx8``."""
         found = re.fullmatch(r"(?:pp(\d+)|tg)(?:@(\d+))?(?:x(\d+))?", name)
         if not found or (found[1] and found[3]) or "0" in (found[1], found[3]):
@@ -101,7 +101,7 @@ class Comparison:
 
 
 def compare(
-    path: Path, tests: list[Test], threads: int, rounds: int, tries: int, peer_python: str
+    path: Path, tests: list[Case], threads: int, rounds: int, tries: int, peer_python: str
 ) -> tuple[Comparison, list[dict[str, Any]]]:
     """Run `tests` on one model; also what the engines say of themselves."""
     with Child([sys.executable, "-m", OWN, path, threads]) as own, Child([peer_python, PEER, path, threads]) as peer:
@@ -121,7 +121,7 @@ def compare(
         return result, [child.head for child in children]
 
 
-def _measure_calmly(test: Test, child: Child, children: list[Child], room: int, tries: int, result: Comparison) -> None:
+def _measure_calmly(test: Case, child: Child, children: list[Child], room: int, tries: int, result: Comparison) -> None:
     """Measure until other processes leave the CPUs alone; of `tries`, the one with the least load counts."""
     measured = []
     for _ in range(tries):
@@ -133,7 +133,7 @@ def _measure_calmly(test: Test, child: Child, children: list[Child], room: int, 
     result.rates[test.name][child.head["name"]].append(rate)
 
 
-def _measure(test: Test, child: Child, children: list[Child], room: int, result: Comparison) -> tuple[float, float]:
+def _measure(test: Case, child: Child, children: list[Child], room: int, result: Comparison) -> tuple[float, float]:
     """CPUs that other processes used meanwhile, and tokens a second."""
     time.sleep(PAUSE)
     (idle,) = (other for other in children if other is not child)
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     args = parser.parse_args()
     try:
-        tests = [Test.parse(name, args.tokens) for name in args.tests.split(",")]
+        tests = [Case.parse(name, args.tokens) for name in args.tests.split(",")]
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
     results, heads = [], []
