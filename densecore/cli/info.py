@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from densecore.cli.failures import printable
-from densecore.cli.options import positive_integer
+from densecore.cli.options import add_model_argument, positive_integer
 from densecore.cli.output import TextOutput
 from densecore.cli.parser import add_verb
 
@@ -29,7 +29,8 @@ DenseCore cannot run, are shown too.
 def add_parser(verbs: Any) -> None:
     """Declare the arguments."""
     parser = add_verb(verbs, __name__, "Show what is in a model file", EXAMPLES)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file (default: the built-in model)")
+    parser.add_argument("path", nargs="?", metavar="MODEL", help="GGUF file (default: the built-in model)")
+    add_model_argument(parser)
     parser.add_argument(
         "-c",
         "--ctx-size",
@@ -45,6 +46,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print; the exit status."""
+    if args.path is not None:  # by position is usual here; --model works as with other verbs
+        args.model = args.path
     from densecore.cli.model_facts import model_facts, tensor_facts
     from densecore.cli.options import model_path
     from densecore.gguf import GGUFFile

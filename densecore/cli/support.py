@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import pkgutil
+from pathlib import Path
+
 from densecore.gguf import GGUFFile
 
-__all__ = ["ARCHITECTURES", "TENSOR_TYPES", "reasons_against"]
+__all__ = ["ARCHITECTURES", "reasons_against", "tensor_types"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # densecore.models.ARCHITECTURES
-TENSOR_TYPES = (  # densecore.kernels.formats.FORMATS
-    "BF16", "F16", "F32", "IQ4_NL", "IQ4_XS", "Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K",
-    "Q6_K", "Q8_0",
-)  # fmt: skip
+
+
+def tensor_types() -> set[str]:
+    """Types with kernels: each has a file of its name in the folder of formats."""
+    kernels = importlib.util.find_spec("densecore.kernels")
+    assert kernels is not None
+    assert kernels.submodule_search_locations
+    formats = Path(kernels.submodule_search_locations[0], "formats")
+    return {module.name.upper() for module in pkgutil.iter_modules([str(formats)])} - {"BASE"}
 
 
 def reasons_against(file: GGUFFile) -> list[str]:
@@ -23,7 +32,7 @@ def reasons_against(file: GGUFFile) -> list[str]:
         reasons.append(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
     if file.metadata.get(f"{arch}.expert_count", 0):
         reasons.append("it has experts (a mixture of experts)")
-    unknown = sorted({tensor.type.name for tensor in file.tensors.values()} - set(TENSOR_TYPES))
+    unknown = sorted({tensor.type.name for tensor in file.tensors.values()} - tensor_types())
     if unknown:
         reasons.append(f"there are no kernels for tensors of type {', '.join(unknown)}")
     return reasons

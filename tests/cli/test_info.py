@@ -30,7 +30,11 @@ def info(cli: Cli, *arguments: object) -> dict:
 
 def test_what_is_said_to_be_supported_is() -> None:
     assert set(support.ARCHITECTURES) == set(ARCHITECTURES)
-    assert set(support.TENSOR_TYPES) == set(FORMATS)
+    assert support.tensor_types() == set(FORMATS)
+
+
+def test_the_model_is_named_by_position_or_by_flag(cli: Cli) -> None:
+    assert info(cli, builtin_model_path()) == info(cli, "--model", builtin_model_path())
 
 
 def test_builtin_model(cli: Cli) -> None:

@@ -120,7 +120,7 @@ def test_directory_pruned_under_a_running_process(demo: ModuleType) -> None:
     ("change", "is_other"),
     [
         (lambda m: m.setenv("DENSECORE_ISA", "portable"), True),
-        (lambda m: m.setattr(numba.config, "BOUNDSCHECK", 1), True),
+        (lambda m: m.setattr(numba.config, "BOUNDSCHECK", int(not numba.config.BOUNDSCHECK)), True),
         (lambda m: m.setattr(numba.config, "CPU_NAME", "generic"), True),
         (lambda m: m.setattr(numba, "__version__", "0.0"), True),
         (lambda m: m.setattr(numba.config, "NUMBA_NUM_THREADS", 99), False),
