@@ -1,8 +1,8 @@
-"""Products of panels with activations: the fast form of `matmul` for quantized weights, for any number of columns.
+"""Products of panels with activations: the form of `matmul` for quantized weights and any number of tokens.
 
-Lane = row, and exactly the arithmetic of the format's `vec_dot` in each lane: exact integer sums of a block, then
+Lane = row, and in each lane exactly the arithmetic of the format's `vec_dot`: exact integer sums of a block, then
 ``acc = fma(dx, fma(d, S, -(dmin * M)), acc)`` or ``fma(dx, d * S, acc)``, blocks in ascending order. So results have the
-bits of `vec_dot`, however many columns a tile has.
+bits of `vec_dot`, however many tokens a tile has and however the rows are cut.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import overload
 
-from .cache import INLINED_OPTIONS, inlined
+from .cache import INLINED_OPTIONS
 from .panel import RUN, STRETCH, Panel
 from .simd import (
     TILE_ROWS,
@@ -22,6 +22,7 @@ from .simd import (
     i16x16,
     load_both,
     load_tile,
+    local_array,
     madd_rows,
     outer_madd,
     prefetch,
@@ -30,55 +31,46 @@ from .simd import (
     zero_i32,
 )
 
-COLUMNS = 256  # that pass by a panel before the next rows are unpacked
+TOKENS = 256  # that pass by a panel before the next rows are unpacked
 
 
 def multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place):
     """Compiled code only: add the products of `num_blocks` blocks of a panel with `columns` tokens to a tile of acc.
 
     token, block : the first token of x, and its block that belongs to the panel's first
-    acc, place : float32 (..., TILE_ROWS), one column after the other from element `place`
+    acc, place : float32 (..., TILE_ROWS), one token after the other from element `place`
     """
 
 
 @overload(multiply_panel, jit_options=INLINED_OPTIONS, prefer_literal=True)
 def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place):
-    fmt, columns = fmt.format, columns.literal_value
-    how, qk = fmt.unpacked, fmt.qk
+    columns, qk, how = columns.literal_value, fmt.format.qk, fmt.format.unpacked
     steps, scales, is_signed, has_minimum = how.steps, how.scales, how.is_signed, how.has_minimum
-    writes_factors, factor = how.factor is None, how.factor or 0
-    corrects = writes_factors or factor != 0
+    has_factors, factor, corrects = how.factor is None, how.factor or 0, how.factor != 0
     num_runs, parts = qk // RUN, 8 // steps
 
-    @inlined
-    def block_sums(panel, b, x, k):
-        """S and M of block b of the panel, times elements k of the flattened x and on."""
-        n_in = x.q.shape[1]
-        half = panel.q.size // 2
-        total, correction = zero_i32(columns), zero_i32(columns)
-        for run in range(num_runs):
-            at = b * num_runs + run
-            for i in range(parts):
-                q, kx = 8 * (RUN * at + 4 * steps * i), k + RUN * run + 4 * steps * i
-                sums = products(columns, steps, is_signed, panel.q, q, half, x.q, kx, n_in)
-                if scales:
-                    scale = load_both(panel.scales, 16 * (at * scales + i * scales // parts))
-                    total += madd_rows(sums, scale)
-                else:
-                    total += madd_rows(sums, concat(i16x16(1), i16x16(1)))
-            if writes_factors:
-                factors = load_both(panel.factors, 16 * at)
-                correction += outer_madd(columns, factors, x.sums, (k + RUN * run) // 16, n_in // 16)
-            elif corrects:
-                correction += outer_madd(columns, concat(i16x16(factor), i16x16(factor)), x.sums, (k + RUN * run) // 16, n_in // 16)
-        return total, correction
-
     def multiply(fmt, columns, panel, num_blocks, x, token, block, acc, place):
-        blocks_in = x.d.shape[1]
+        n_in, blocks_in, half = x.q.shape[1], x.d.shape[1], panel.q.size // 2
         result = load_tile(columns, acc, place)
         for b in range(num_blocks):
-            column = token * blocks_in + block + b
-            s, m = block_sums(panel, b, x, column * qk)
+            column = token * blocks_in + block + b  # in the flattened x.d
+            s, m = zero_i32(columns), zero_i32(columns)
+            for run in range(b * num_runs, (b + 1) * num_runs):
+                kx = column * qk + RUN * (run - b * num_runs)
+                for i in range(parts):
+                    q = 8 * (RUN * run + 4 * steps * i)
+                    sums = products(columns, steps, is_signed, panel.q, q, half, x.q, kx + 4 * steps * i, n_in)
+                    if scales:
+                        s += madd_rows(sums, load_both(panel.scales, 16 * (run * scales + i * scales // parts)))
+                    else:
+                        s += madd_rows(sums, concat(i16x16(1), i16x16(1)))
+            if corrects:
+                for run in range(num_runs):
+                    if has_factors:
+                        factors = load_both(panel.factors, 16 * (b * num_runs + run))
+                    else:
+                        factors = concat(i16x16(factor), i16x16(factor))
+                    m += outer_madd(columns, factors, x.sums, (column * qk + RUN * run) // 16, n_in // 16)
             d = each_row(columns, load_both(panel.d, 8 * b))
             dx = each_column(columns, x.d, column, blocks_in)
             if has_minimum:
@@ -91,83 +83,70 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
     return multiply
 
 
-@inlined
-def make_panel(qk, scales):
-    """Buffers for blocks of `qk` elements."""
-    runs = STRETCH // RUN
-    return Panel(
-        np.empty(TILE_ROWS * STRETCH, np.uint8),
-        np.empty(2 * TILE_ROWS * runs * max(scales, 1), np.int16),
-        np.empty(2 * TILE_ROWS * runs, np.int16),
-        np.empty(TILE_ROWS * (STRETCH // qk), np.float32),
-        np.empty(TILE_ROWS * (STRETCH // qk), np.float32),
-    )
-
-
-def unpack_panel(fmt, w, start, row_bytes, num_blocks, ahead, panel):
+def unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
     """Compiled code only: fill a panel with `num_blocks` blocks of the rows whose first block begins at byte `start`.
 
+    stride : bytes between rows
     ahead : where the bytes lie that are read next, and are prefetched now
     """
 
 
 @overload(unpack_panel, jit_options=INLINED_OPTIONS)
-def _unpack_panel(fmt, w, start, row_bytes, num_blocks, ahead, panel):
-    unpack, type_size = fmt.format.unpacked.unpack, fmt.format.type_size
+def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
+    unpack, type_size, in_half = fmt.format.unpacked.unpack, fmt.format.type_size, STRETCH // fmt.format.qk
 
-    def fill(fmt, w, start, row_bytes, num_blocks, ahead, panel):
-        for half in range(2):
-            for b in range(num_blocks):
-                for line in range(0, 8 * type_size, 64):
-                    prefetch(w, ahead + line)
-                ahead += 8 * type_size
-                unpack(w, start + 8 * half * row_bytes + b * type_size, row_bytes, panel, half, b)
+    def fill(fmt, w, start, stride, num_blocks, ahead, panel):
+        for i in range(2 * num_blocks):
+            half, b = (1, i - num_blocks) if i >= num_blocks else (0, i)
+            for line in range(0, 8 * type_size, 64):
+                prefetch(w, ahead + 8 * type_size * i + line)
+            unpack(w, start + 8 * half * stride + b * type_size, stride, panel, half * in_half + b)
 
     return fill
 
 
-@inlined
-def multiply_columns(fmt, panel, num_blocks, x, token, last, block, acc):
-    """Tokens `token` to `last` of x: four at a time, then two, then one."""
-    place = 0
-    while last - token >= 4:
-        multiply_panel(fmt, 4, panel, num_blocks, x, token, block, acc, place)
-        token, place = token + 4, place + 4 * TILE_ROWS
-    if last - token >= 2:
-        multiply_panel(fmt, 2, panel, num_blocks, x, token, block, acc, place)
-        token, place = token + 2, place + 2 * TILE_ROWS
-    if token < last:
-        multiply_panel(fmt, 1, panel, num_blocks, x, token, block, acc, place)
+def multiply_panels(fmt):
+    """The function (fmt, type_size, w, x, y, first, last) for one format, to be compiled as part of `matmul`."""
+    qk, scales = fmt.qk, max(fmt.unpacked.scales, 1)
+    blocks_in_panel, runs_in_panel = STRETCH // qk, STRETCH // RUN
+    q_size, factors_size, d_size = TILE_ROWS * STRETCH, 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
+    scales_size, acc_size = factors_size * scales, TILE_ROWS * TOKENS
 
-
-def multiply_rows(fmt, w, x, y, first, last):
-    """Compiled code only: elements `first` to `last` of each token's output, by panels; at least 16 rows in all."""
-
-
-@overload(multiply_rows, jit_options=INLINED_OPTIONS)
-def _multiply_rows(fmt, w, x, y, first, last):
-    qk, type_size, scales = fmt.format.qk, fmt.format.type_size, fmt.format.unpacked.scales
-    stretch_blocks = STRETCH // qk
-
-    def multiply(fmt, w, x, y, first, last):
+    def multiply(fmt, type_size, w, x, y, first, last):
         num_tokens, n_out = y.shape
-        blocks = x.d.shape[1]
-        row_bytes = blocks * type_size
-        panel = make_panel(qk, scales)
-        acc = np.empty(min(num_tokens, COLUMNS) * TILE_ROWS, np.float32)
-        for token in range(0, num_tokens, COLUMNS):
-            end = min(token + COLUMNS, num_tokens)
-            for row in range(first, last, TILE_ROWS):
-                top = min(row, n_out - TILE_ROWS)  # the last rows may be computed twice
-                acc[:] = 0
-                for block in range(0, blocks, stretch_blocks):
-                    n = min(stretch_blocks, blocks - block)
-                    start = top * row_bytes + block * type_size
-                    ahead = (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size
-                    unpack_panel(fmt, w, start, row_bytes, n, ahead, panel)
-                    multiply_columns(fmt, panel, n, x, token, end, block, acc)
-                for t in range(token, end):
-                    for r in range(row, min(row + TILE_ROWS, last)):
-                        y[t, r] = acc[(t - token) * TILE_ROWS + r - top]
+        num_blocks = x.d.shape[1]
+        row_bytes = num_blocks * type_size
+        panel = Panel(
+            local_array(np.uint8, q_size),
+            local_array(np.int16, scales_size),
+            local_array(np.int16, factors_size),
+            local_array(np.float32, d_size),
+            local_array(np.float32, d_size),
+        )
+        acc = local_array(np.float32, acc_size)
+        # A matrix of fewer rows is computed one by one, each in all lanes.
+        rows, stride = (TILE_ROWS, row_bytes) if n_out >= TILE_ROWS else (1, 0)
+        for begin in range(0, num_tokens, TOKENS):
+            end = min(begin + TOKENS, num_tokens)
+            for row in range(first, last, rows):
+                top = min(row, n_out - rows)  # the last rows may be computed twice
+                for i in range(0, TILE_ROWS * (end - begin)):
+                    acc[i] = 0
+                for block in range(0, num_blocks, blocks_in_panel):
+                    n = min(blocks_in_panel, num_blocks - block)
+                    ahead = (top + rows) * row_bytes + TILE_ROWS * block * type_size
+                    unpack_panel(fmt, w, top * row_bytes + block * type_size, stride, n, ahead, panel)
+                    token = begin
+                    while token + 4 <= end:
+                        multiply_panel(fmt, 4, panel, n, x, token, block, acc, TILE_ROWS * (token - begin))
+                        token += 4
+                    if token + 2 <= end:
+                        multiply_panel(fmt, 2, panel, n, x, token, block, acc, TILE_ROWS * (token - begin))
+                        token += 2
+                    if token < end:
+                        multiply_panel(fmt, 1, panel, n, x, token, block, acc, TILE_ROWS * (token - begin))
+                for token in range(begin, end):
+                    for r in range(row, min(row + rows, last)):
+                        y[token, r] = acc[TILE_ROWS * (token - begin) + r - top]
 
     return multiply

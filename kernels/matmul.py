@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import overload
 
-from .cache import INLINED_OPTIONS, inlined
+from .cache import INLINED_OPTIONS
 from .formats import Q8, Format, dequantize_row, vec_dot
-from .gemm import multiply_rows
+from .gemm import multiply_panels
 from .plan import operation, piece, row_tasks
-from .simd import TILE_ROWS
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -39,20 +38,16 @@ def multiply(fmt, type_size, w, x, y, first, last):
 
 @overload(multiply, jit_options=INLINED_OPTIONS)
 def _multiply(fmt, type_size, w, x, y, first, last):
+    if fmt.format.unpacked is not None:
+        return multiply_panels(fmt.format)
+
     def by_elements(fmt, type_size, w, x, y, first, last):
         num_blocks = w.size // type_size // y.shape[1]
         for row in range(first, last):
             for token in range(y.shape[0]):  # the row stays in cache while the tokens pass
                 y[token, row] = vec_dot(fmt, w, row * num_blocks * type_size, num_blocks, x, token)
 
-    def by_panels(fmt, type_size, w, x, y, first, last):
-        if y.shape[1] < TILE_ROWS:
-            by_elements_compiled(fmt, type_size, w, x, y, first, last)
-        else:
-            multiply_rows(fmt, w, x, y, first, last)
-
-    by_elements_compiled = inlined(by_elements)
-    return by_elements if fmt.format.unpacked is None else by_panels
+    return by_elements
 
 
 @operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)

@@ -36,8 +36,8 @@ class Unpacked:
 
     Attributes
     ----------
-    unpack : compiled; (w, start, stride, panel, half, block) writes one block of the eight rows that begin at byte
-        `start` and lie `stride` bytes apart, as rows 8 * half to 8 * half + 7 and block number `block` of the panel.
+    unpack : compiled; (w, start, stride, panel, index) writes one block of the eight rows that begin at byte `start` and
+        lie `stride` bytes apart, as blocks number `index` of the panel's buffers.
     steps : how many times the products of 4 elements may be added in int16: 8 for q of 4 bits, 4 for 5, 2 for 6, 1 for 8.
     is_signed : q are int8.
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.

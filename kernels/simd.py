@@ -52,6 +52,7 @@ from .simd_instructions import (
     widen_u8x16,
 )
 from .simd_memory import (
+    local_array,
     prefetch,
     store,
     load_bf16,
@@ -76,13 +77,17 @@ from .simd_memory import (
     store_i8x8,
 )
 from .simd_rows import (
+    as_bytes,
     concat,
     half_of_words,
     interleave_16,
     interleave_32,
     load_halves,
     load_words,
+    lookup_wide,
     part,
+    part_128,
+    spread_bits,
     spread,
     spread_pairs,
 )
@@ -109,15 +114,20 @@ from .simd_types import (
 )
 
 __all__ = [
+    "local_array",
     "prefetch",
     "store",
+    "as_bytes",
     "concat",
     "half_of_words",
     "interleave_16",
     "interleave_32",
     "load_halves",
     "load_words",
+    "lookup_wide",
     "part",
+    "part_128",
+    "spread_bits",
     "spread",
     "spread_pairs",
     "TILE_ROWS",

@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from .simd_types import (
     I32,
@@ -122,6 +123,26 @@ def store(typingctx, array, offset, vector):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic(prefer_literal=True)
+def local_array(typingctx, dtype, size):
+    """A flat array of `size` elements (a constant) on the stack: nothing is allocated, and it must not be returned."""
+    array = types.Array(dtype.dtype, 1, "C")
+    count = size.literal_value
+
+    def codegen(context, builder, sig, args):
+        element = context.get_data_type(array.dtype)
+        item = ir.Constant(_I64, context.get_abi_sizeof(element))
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(element, count))
+        memory.align = 64
+        view = context.make_array(array)(context, builder)
+        data = builder.bitcast(memory, element.as_pointer())
+        populate_array(view, data, [ir.Constant(_I64, count)], [item], item, None)
+        return view._getvalue()
+
+    return array(dtype, size), codegen
 
 
 @intrinsic

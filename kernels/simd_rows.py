@@ -12,8 +12,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .simd_instructions import lookup
 from .simd_memory import address_of, f16_to_f32
-from .simd_types import I32, F32x8, I32x8, Vector, join, shuffle
+from .simd_types import I32, F32x8, I32x8, Vector, call, join, shuffle
 
 _I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 _WORDS = ir.VectorType(I32, 4)
@@ -104,6 +105,13 @@ def part(typingctx, wide, index):
 
 
 @intrinsic
+def as_bytes(typingctx, words):
+    """The same bits, read as u8x32."""
+    kind = Vector("u8", 32)
+    return kind(words), lambda context, builder, sig, args: builder.bitcast(args[0], kind.llvm)
+
+
+@intrinsic
 def concat(typingctx, a, b):
     """One vector behind another of the same type."""
     double = Vector(a.element, 2 * a.lanes)
@@ -155,3 +163,49 @@ def half_of_words(typingctx, words, index):
         return f16_to_f32(builder, shuffle(builder, halves, halves, range(odd, 16, 2)))
 
     return F32x8(words, index), codegen
+
+
+@intrinsic(prefer_literal=True)
+def part_128(typingctx, wide, index):
+    """Half of 256 bytes."""
+    first = 128 * index.literal_value
+
+    def codegen(context, builder, sig, args):
+        return shuffle(builder, args[0], args[0], range(first, first + 128))
+
+    return Vector("u8", 128)(wide, index), codegen
+
+
+@intrinsic
+def spread_bits(typingctx, words):
+    """Bytes whose bit 4 are bits 0, 1, 2 ... of each row's word, four of each row side by side (vpshufb, vpand, vpminub).
+
+    Other bits are 0. Bits 0 to 3 of a byte are moved to 4 to 7 before they are told apart: there a minimum with 16 does it.
+    """
+    kind = Vector("u8", 256)
+
+    def codegen(context, builder, sig, args):
+        byte = ir.VectorType(_I8, 32)
+        sources = [builder.shl(args[0], ir.Constant(args[0].type, [4] * 8)), args[0]]  # for even and for odd steps
+        masks = ir.Constant(byte, [16, 32, 64, 128] * 8)
+        sixteen = ir.Constant(byte, [16] * 32)
+        parts = []
+        for step in range(8):
+            source = builder.bitcast(sources[step % 2], byte)
+            copies = shuffle(builder, source, source, [4 * row + step // 2 for row in range(8) for _ in range(4)])
+            found = builder.and_(copies, masks)
+            parts.append(call(builder, "llvm.umin.v32i8", byte, [found, sixteen]))
+        return join(builder, parts)
+
+    return kind(words), codegen
+
+
+@intrinsic
+def lookup_wide(typingctx, table, index):
+    """table[index] for 16 entries and many indices below 16 (vpshufb)."""
+
+    def codegen(context, builder, sig, args):
+        parts = [shuffle(builder, args[1], args[1], range(i, i + 32)) for i in range(0, index.lanes, 32)]
+        return join(builder, [lookup.emit(builder, args[0], p) for p in parts])
+
+    return Vector("i8", index.lanes)(table, index), codegen

@@ -23,7 +23,7 @@ from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, c
 
 TILE_ROWS = 16
 _HALVES = TILE_ROWS // 8  # vectors that hold one column of a tile
-_I64 = ir.IntType(64)
+_I8, _I64 = ir.IntType(8), ir.IntType(64)
 
 _Values = list[ir.Value]
 
@@ -46,18 +46,36 @@ class _Reader:
         self._where = context, builder, array_type, array
         self.builder = builder
 
-    def load(self, memory: ir.Type, start: ir.Value, strides: ir.Value | None = None, times: int = 0, plus: int = 0):
-        """The `memory` at element start + strides * times + plus."""
-        builder = self.builder
+    def place(self, memory: ir.Type, start: ir.Value, strides: ir.Value | None = None, times: int = 0) -> ir.Value:
+        """Address of element start + strides * times, where a `memory` is to be read."""
         if times:
-            start = builder.add(start, builder.mul(strides, ir.Constant(_I64, times)))
-        place = address_of(*self._where, builder.add(start, ir.Constant(_I64, plus)), memory)
-        return builder.load(builder.bitcast(place, memory.as_pointer()), align=1)
+            start = self.builder.add(start, self.builder.mul(strides, ir.Constant(_I64, times)))
+        return address_of(*self._where, start, memory)
 
-    def broadcast(self, vector: Vector, start: ir.Value, strides: ir.Value, times: int, plus: int) -> ir.Value:
-        """32 bits from there in each 32-bit lane of a vector (vpbroadcastd)."""
-        word = self.load(I32, start, strides, times, plus)
-        return self.builder.bitcast(splat(self.builder, I32x8, word), vector.llvm)
+    def load(self, memory: ir.Type, start: ir.Value, strides: ir.Value | None = None, times: int = 0) -> ir.Value:
+        """The `memory` at element start + strides * times."""
+        return load_at(self.builder, self.place(memory, start, strides, times), memory)
+
+    def broadcast(self, vector: Vector, start: ir.Value, strides: ir.Value, times: int) -> ir.Value:
+        """32 bits from there in each 32-bit lane of a vector."""
+        return broadcast_at(self.builder, self.place(I32, start, strides, times), vector)
+
+
+def ordered_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """a + b, not to be moved into a tree of sums: LLVM would do so to gain latency, and run out of registers."""
+    total = builder.bitcast(builder.add(a, b), F32x8.llvm)
+    return builder.bitcast(call(builder, "llvm.arithmetic.fence.v8f32", F32x8.llvm, [total]), a.type)
+
+
+def load_at(builder: ir.IRBuilder, place: ir.Value, memory: ir.Type, plus: int = 0) -> ir.Value:
+    """The `memory` that lies `plus` bytes behind `place`."""
+    place = builder.gep(place, [ir.Constant(_I64, plus)])
+    return builder.load(builder.bitcast(place, memory.as_pointer()), align=1)
+
+
+def broadcast_at(builder: ir.IRBuilder, place: ir.Value, vector: Vector, plus: int = 0) -> ir.Value:
+    """32 bits from there in each 32-bit lane of a vector (vpbroadcastd)."""
+    return builder.bitcast(splat(builder, I32x8, load_at(builder, place, I32, plus)), vector.llvm)
 
 
 # ---------------------------------------------------------------------------------------------- products
@@ -76,16 +94,19 @@ def products(typingctx, columns, steps, is_signed, q, start, half, x, x_start, x
     def codegen(context, builder, sig, args):
         weights = _Reader(context, builder, sig.args[3], args[3])
         activations = _Reader(context, builder, sig.args[6], args[6])
+        panel, row = (ir.VectorType(_I8, size * num_steps) for size in (32, 4))
+        rows = [weights.place(panel, args[4], args[5], h) for h in range(_HALVES)]
+        tokens = [activations.place(row, args[7], args[8], c) for c in range(n)]
         sums: list[ir.Value | None] = [None] * (n * _HALVES)
         for step in range(num_steps):
-            w = [weights.load(U8x32.llvm, args[4], args[5], h, 32 * step) for h in range(_HALVES)]
+            w = [load_at(builder, place, U8x32.llvm, 32 * step) for place in rows]
             magnitude = [abs_u8.emit(builder, v) for v in w] if signed else w
-            for c in range(n):
-                v = activations.broadcast(I8x32, args[7], args[8], c, 4 * step)
+            for c, place in enumerate(tokens):
+                v = broadcast_at(builder, place, I8x32, 4 * step)
                 for h in range(_HALVES):
                     product = maddubs.emit(builder, magnitude[h], sign.emit(builder, v, w[h]) if signed else v)
                     before = sums[c * _HALVES + h]
-                    sums[c * _HALVES + h] = product if before is None else builder.add(before, product)
+                    sums[c * _HALVES + h] = product if before is None else ordered_add(builder, before, product)
         return join(builder, sums)
 
     return tile("i16", n)(columns, steps, is_signed, q, types.intp, types.intp, x, types.intp, types.intp), codegen
@@ -115,7 +136,7 @@ def outer_madd(typingctx, columns, factors, x, start, stride):
     def codegen(context, builder, sig, args):
         reader = _Reader(context, builder, sig.args[2], args[2])
         rows = split(builder, args[1], 16)
-        pairs = [reader.broadcast(I16x16, args[3], args[4], c, 0) for c in range(n)]
+        pairs = [reader.broadcast(I16x16, args[3], args[4], c) for c in range(n)]
         return join(builder, [madd.emit(builder, row, pair) for pair in pairs for row in rows])
 
     return tile("i32", n)(columns, factors, x, types.intp, types.intp), codegen
@@ -164,7 +185,7 @@ def each_column(typingctx, columns, x, start, stride):
 
     def codegen(context, builder, sig, args):
         reader = _Reader(context, builder, sig.args[1], args[1])
-        values = [reader.broadcast(F32x8, args[2], args[3], c, 0) for c in range(n)]
+        values = [reader.broadcast(F32x8, args[2], args[3], c) for c in range(n)]
         return join(builder, [v for v in values for _ in range(_HALVES)])
 
     return tile("f32", n)(columns, x, types.intp, types.intp), codegen

@@ -15,7 +15,19 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
-from ..simd import fma_f32, load_f16, load_f32, load_i8x16, lookup, store_f32
+from ..simd import (
+    fma_f32,
+    interleave_16,
+    load_f16,
+    load_f32,
+    load_halves,
+    load_i8x16,
+    lookup,
+    lookup_wide,
+    store,
+    store_f32,
+)
+from ..panel import Unpacked
 from .base import Q8, Format, dot_32_signed, fma_ref, load_nibbles, nibbles_ref, read_f16
 
 QK, TYPE_SIZE = 32, 18
@@ -73,4 +85,14 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("IQ4_NL", 20, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, index):
+    store(panel.d, 8 * index, load_halves(w, start, stride))
+    q, table = interleave_16(w, start + QS, stride), load_i8x16(VALUES, 0)
+    store(panel.q, 8 * QK * index, lookup_wide(table, q & 15))
+    store(panel.q, 8 * QK * index + 128, lookup_wide(table, q >> 4))
+
+
+UNPACKED = Unpacked(unpack, steps=1, is_signed=True)
+
+FORMAT = Format("IQ4_NL", 20, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -19,20 +19,28 @@ import numpy as np
 from ..cache import inlined
 from ..simd import (
     fma_f32,
+    half_of_words,
     i32x8,
+    interleave_16,
+    interleave_32,
     load_f16,
     load_f32,
-    load_i8x32,
     load_i16x16,
+    load_i8x32,
     load_u8,
     load_u8x16,
     load_u8x32,
+    load_words,
     madd,
     maddubs,
+    spread,
+    spread_pairs,
+    store,
     store_f32,
     sum_i32x8,
     widen_u8x16,
 )
+from ..panel import Unpacked
 from .base import Q8, Format, fma_ref, read_f16, scale_pair
 
 QK, TYPE_SIZE = 256, 84
@@ -109,4 +117,19 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q2_K", 10, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, index):
+    d = load_words(w, start + D, stride)
+    store(panel.d, 8 * index, half_of_words(d, 0))
+    store(panel.dmin, 8 * index, half_of_words(d, 1))
+    scales = interleave_16(w, start + SCALES, stride)
+    store(panel.scales, 256 * index, spread(scales & 15, False))
+    store(panel.factors, 128 * index, spread_pairs(scales >> 4, False))
+    for run in range(8):
+        q = interleave_32(w, start + QS + 32 * (run >> 2), stride)
+        store(panel.q, 8 * (QK * index + 32 * run), q >> 2 * (run & 3) & 3)
+
+
+UNPACKED = Unpacked(unpack, steps=4, scales=2, factor=None, has_minimum=True)
+
+FORMAT = Format("Q2_K", 10, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

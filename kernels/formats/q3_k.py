@@ -18,21 +18,30 @@ import numpy as np
 
 from ..cache import inlined
 from ..simd import (
+    as_bytes,
     bytes_to_i16x8,
+    concat,
     concat_i16,
     fma_f32,
     i32x8,
+    interleave_32,
     load_f16,
     load_f32,
-    load_i8x32,
+    load_halves,
     load_i16x16,
-    load_u8x32,
+    load_i8x32,
     load_u32,
+    load_u8x32,
+    load_words,
     madd,
     maddubs,
+    spread,
+    spread_pairs,
+    store,
     store_f32,
     sum_i32x8,
 )
+from ..panel import Unpacked
 from . import q2_k
 from .base import Q8, Format, fma_ref, read_f16, scale_pair
 
@@ -127,4 +136,22 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q3_K", 11, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, index):
+    store(panel.d, 8 * index, load_halves(w, start + D, stride))
+    first, second = as_bytes(load_words(w, start + SCALES, stride)), as_bytes(load_words(w, start + SCALES + 4, stride))
+    high = as_bytes(load_words(w, start + SCALES + 8, stride))
+    low_half = concat(first & 15 | (high & 3) << 4, second & 15 | (high >> 2 & 3) << 4)
+    high_half = concat(first >> 4 | (high >> 4 & 3) << 4, second >> 4 | high >> 6 << 4)
+    scales = concat(low_half, high_half)
+    store(panel.scales, 256 * index, spread(scales, False) - 32)
+    store(panel.factors, 128 * index, (spread_pairs(scales, False) - 32) << 2)  # the 4 in q - 4
+    high_bits = interleave_32(w, start + HMASK, stride)
+    for run in range(8):
+        q = interleave_32(w, start + QS + 32 * (run >> 2), stride) >> 2 * (run & 3) & 3
+        store(panel.q, 8 * (QK * index + 32 * run), q | (high_bits >> run & 1) << 2)
+
+
+UNPACKED = Unpacked(unpack, steps=4, scales=2, factor=None)
+
+FORMAT = Format("Q3_K", 11, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

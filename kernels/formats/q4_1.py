@@ -16,7 +16,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
-from ..simd import fma_f32, load_f16, load_f32, store_f32
+from ..simd import (
+    fma_f32,
+    interleave_16,
+    load_f16,
+    load_f32,
+    load_halves,
+    store,
+    store_f32,
+)
+from ..panel import Unpacked
 from .base import Q8, Format, dot_32, fma_ref, load_nibbles, nibbles_ref, read_f16, sum_32
 
 QK, TYPE_SIZE = 32, 20
@@ -74,4 +83,15 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q4_1", 3, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, index):
+    store(panel.d, 8 * index, load_halves(w, start, stride))
+    store(panel.dmin, 8 * index, -load_halves(w, start + 2, stride))
+    q = interleave_16(w, start + QS, stride)
+    store(panel.q, 8 * QK * index, q & 15)
+    store(panel.q, 8 * QK * index + 128, q >> 4)
+
+
+UNPACKED = Unpacked(unpack, steps=8, factor=1, has_minimum=True)
+
+FORMAT = Format("Q4_1", 3, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

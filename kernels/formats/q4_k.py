@@ -165,8 +165,7 @@ def unpack_header(w, start, stride, panel, index):
 
 
 @inlined
-def unpack(w, start, stride, panel, half, block):
-    index = half * (panel.d.size // 16) + block
+def unpack(w, start, stride, panel, index):
     unpack_header(w, start, stride, panel, index)
     for pair in range(4):
         q = interleave_32(w, start + QS + 32 * pair, stride)

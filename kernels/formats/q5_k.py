@@ -23,18 +23,21 @@ from ..simd import (
     fma_f32,
     i16x16,
     i32x8,
+    interleave_32,
     load_f16,
     load_f32,
     load_i8x32,
     load_u8x32,
     madd,
     maddubs,
+    store,
     store_f32,
     sum_i32x8,
 )
+from ..panel import Unpacked
 from . import q4_k
 from .base import Q8, Format, fma_ref, read_f16
-from .q4_k import minimum_sum, scale_of, unpack_scales, unpack_scales_ref
+from .q4_k import minimum_sum, scale_of, unpack_header, unpack_scales, unpack_scales_ref
 
 QK, TYPE_SIZE = 256, 176
 SCALES, QH, QS = 4, 16, 48  # byte offsets
@@ -108,4 +111,16 @@ def vec_dot(w, offset, num_blocks, x, token):
     return acc
 
 
-FORMAT = Format("Q5_K", 13, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+@inlined
+def unpack(w, start, stride, panel, index):
+    unpack_header(w, start, stride, panel, index)
+    high = interleave_32(w, start + QH, stride)
+    for pair in range(4):
+        q = interleave_32(w, start + QS + 32 * pair, stride)
+        store(panel.q, 8 * (QK * index + 64 * pair), q & 15 | (high >> 2 * pair & 1) << 4)
+        store(panel.q, 8 * (QK * index + 64 * pair + 32), q >> 4 | (high >> 2 * pair + 1 & 1) << 4)
+
+
+UNPACKED = Unpacked(unpack, steps=4, scales=1, factor=None, has_minimum=True)
+
+FORMAT = Format("Q5_K", 13, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -123,8 +123,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, half, block):
-    index = half * (panel.d.size // 16) + block
+def unpack(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start + D, stride))
     scales = interleave_16(w, start + SCALES, stride)
     store(panel.scales, 256 * index, spread(scales, True))

@@ -68,8 +68,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, half, block):
-    index = half * (panel.d.size // 16) + block
+def unpack(w, start, stride, panel, index):
     store(panel.q, 8 * QK * index, interleave_32(w, start + 2, stride))
     store(panel.d, 8 * index, load_halves(w, start, stride))
 
