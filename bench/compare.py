@@ -8,7 +8,8 @@
 
 Each engine lives in a process of its own, and while one computes the other sleeps; how much it slept is checked. Both
 use the same threads, keys and values in float16, and flash attention; sampling is left out. Ratios are taken round by
-round, from runs that follow each other: on a machine that others use too, they hold when absolute figures drift.
+round, from runs that follow each other: on a machine that others use too, they hold when absolute figures drift. The
+table leaves out rounds in which other processes computed, unless all are such; ``--tries`` waits for calmer moments.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,22 +84,34 @@ class Comparison:
     nmse: float
     busiest_idle: float  # most CPU seconds a second that the sleeping engine used
     rates: dict[str, dict[str, list[float]]]  # test -> engine -> tokens a second of each round
-    loads: list[float]  # CPUs that other processes used during each measurement
+    loads: dict[str, list[float]]  # test -> CPUs that other processes used in each round, while either engine was timed
 
     def ratios(self, test: str) -> list[float]:
         """DenseCore's speed in units of the peer's, round by round."""
         own, peer = self.rates[test].values()
         return [a / b for a, b in zip(own, peer, strict=True)]
 
+    def calm_rounds(self, test: str) -> list[int]:
+        """Rounds in which other processes left the CPUs alone."""
+        return [index for index, load in enumerate(self.loads[test]) if load <= CALM]
+
     def table(self) -> str:
-        """Medians of both, and the ratios, in Markdown."""
+        """Medians of both, and the ratios, in Markdown: of the calm rounds, or of all if none was calm."""
         rows = []
         for test, rates in self.rates.items():
-            ratios = self.ratios(test)
+            calm, every = self.calm_rounds(test), range(len(self.loads[test]))
+            ratios = pick(self.ratios(test), calm or every)
+            medians = (statistics.median(pick(samples, calm or every)) for samples in rates.values())
             spread = (min(ratios), statistics.median(ratios), max(ratios))
-            rows.append([test, *(f"{statistics.median(r):.1f}" for r in rates.values()), *(f"{x:.2f}" for x in spread)])
+            count = f"{len(calm)} of {len(every)}"
+            rows.append([test, *(f"{x:.1f}" for x in medians), *(f"{x:.2f}" for x in spread), count])
         engines = [f"{name}, t/s" for name in next(iter(self.rates.values()))]
-        return markdown_table(["test", *engines, "ratio, min", "median", "max"], rows)
+        return markdown_table(["test", *engines, "ratio, min", "median", "max", "calm rounds"], rows)
+
+
+def pick(values: list[float], indices: Iterable[int]) -> list[float]:
+    """Some of the values."""
+    return [values[index] for index in indices]
 
 
 def compare(
@@ -106,31 +120,38 @@ def compare(
     """Run `tests` on one model; also what the engines say of themselves."""
     with Child([sys.executable, "-m", OWN, path, threads]) as own, Child([peer_python, PEER, path, threads]) as peer:
         children = [own, peer]
-        result = Comparison(path.stem, _guard(own, peer), 0.0, {}, [])
+        result = Comparison(path.stem, _guard(own, peer), 0.0, {}, {})
         _say(f"{path.stem}: logits differ by {result.nmse:.1e} (NMSE)")
         room = max(max(test.prompt, test.generated) for test in tests)
         for test in tests:
             result.rates[test.name] = {child.head["name"]: [] for child in children}
+            result.loads[test.name] = []
             for child in children:
                 child.ask(**test.request(room, short=True))
         for round_number in range(rounds):
             for test in tests:
-                for child in children[:: 1 - 2 * (round_number % 2)]:
-                    _measure_calmly(test, child, children, room, tries, result)
+                turns = children[:: 1 - 2 * (round_number % 2)]
+                loads = [_measure_calmly(test, child, children, room, tries, result) for child in turns]
+                result.loads[test.name].append(max(loads))
                 _say(f"  round {round_number + 1}: {test.name} {result.ratios(test.name)[-1]:.2f}")
         return result, [child.head for child in children]
 
 
-def _measure_calmly(test: Case, child: Child, children: list[Child], room: int, tries: int, result: Comparison) -> None:
-    """Measure until other processes leave the CPUs alone; of `tries`, the one with the least load counts."""
+def _measure_calmly(
+    test: Case, child: Child, children: list[Child], room: int, tries: int, result: Comparison
+) -> float:
+    """Measure until other processes leave the CPUs alone; of `tries`, the one with the least load counts.
+
+    Returns the CPUs that they used.
+    """
     measured = []
     for _ in range(tries):
         measured.append(_measure(test, child, children, room, result))
         if measured[-1][0] <= CALM:
             break
     load, rate = min(measured)
-    result.loads.append(load)
     result.rates[test.name][child.head["name"]].append(rate)
+    return load
 
 
 def _measure(test: Case, child: Child, children: list[Child], room: int, result: Comparison) -> tuple[float, float]:
@@ -199,8 +220,9 @@ def _print_markdown(facts: dict[str, Any], heads: list[dict[str, Any]], results:
     for result in results:
         flag = "" if result.nmse <= LARGEST_ERROR else " **(too much: the speeds mean nothing)**"
         print(f"\n### {result.model}\n\n{result.table()}\n")
+        loads = [load for samples in result.loads.values() for load in samples]
         print(f"NMSE of the logits {result.nmse:.1e}{flag}; the idle engine used up to {result.busiest_idle:.2f} CPUs,")
-        print(f"other processes {statistics.median(result.loads):.2f} (median) to {max(result.loads):.2f} (maximum).")
+        print(f"other processes {statistics.median(loads):.2f} (median) to {max(loads):.2f} (maximum).")
 
 
 def model_path(text: str, folder: Path) -> Path:

@@ -31,10 +31,11 @@ def plot_roofline(path: Path, measurements: Sequence[Measurement], title: str) -
     x = np.geomspace(min(intensities) / 2, max(intensities) * 2, 200)
     for peak, name in ((roofs.int8_macs, "int8"), (roofs.float_macs, "float32")):
         axes.plot(x, np.minimum(x * roofs.read, peak), label=f"roof, {name}", linewidth=1)
-    for index, (intensity, m) in enumerate(zip(intensities, measurements, strict=True)):
+    colours = {name: f"C{2 + index}" for index, name in enumerate(dict.fromkeys(m.kernel for m in measurements))}
+    for intensity, m in zip(intensities, measurements, strict=True):
         label = f"{m.kernel}, {m.test}: {100 * m.share:.0f} %"
         shape = "o" if m.test.startswith("decode") else "s"
-        axes.plot(intensity, m.num_macs / m.seconds / 1e9, shape, color=f"C{2 + index // 2}", label=label)
+        axes.plot(intensity, m.num_macs / m.seconds / 1e9, shape, color=colours[m.kernel], label=label)
     axes.set(xlabel="multiply-adds a byte", ylabel="1e9 multiply-adds a second", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

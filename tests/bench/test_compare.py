@@ -43,12 +43,17 @@ def test_names_that_mean_nothing(name: str) -> None:
         Case.parse(name, 16)
 
 
-def test_table_shows_medians_and_the_spread_of_ratios() -> None:
-    rates = {"tg": {"DenseCore": [10.0, 30.0, 20.0], "llama.cpp": [10.0, 10.0, 10.0]}}
-    assert Comparison("m", 0.0, 0.0, rates, [0.0]).table().splitlines() == [
-        "| test | DenseCore, t/s | llama.cpp, t/s | ratio, min | median |  max |",
-        "|------|---------------:|---------------:|-----------:|-------:|-----:|",
-        "| tg   |           20.0 |           10.0 |       1.00 |   2.00 | 3.00 |",
+def test_table_shows_medians_and_the_spread_of_ratios_of_calm_rounds() -> None:
+    rates = {
+        "tg": {"DenseCore": [10.0, 30.0, 90.0, 20.0], "llama.cpp": [10.0] * 4},
+        "tgx2": {"DenseCore": [10.0, 30.0], "llama.cpp": [10.0] * 2},
+    }
+    loads = {"tg": [0.0, 0.05, 0.9, 0.0], "tgx2": [0.9, 0.2]}
+    assert Comparison("m", 0.0, 0.0, rates, loads).table().splitlines() == [
+        "| test | DenseCore, t/s | llama.cpp, t/s | ratio, min | median |  max | calm rounds |",
+        "|------|---------------:|---------------:|-----------:|-------:|-----:|------------:|",
+        "| tg   |           20.0 |           10.0 |       1.00 |   2.00 | 3.00 |      3 of 4 |",
+        "| tgx2 |           20.0 |           10.0 |       1.00 |   2.00 | 3.00 |      0 of 2 |",
     ]
 
 
