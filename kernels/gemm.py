@@ -130,7 +130,7 @@ def multiply_panels(fmt):
             end = min(begin + TOKENS, num_tokens)
             for row in range(first, last, rows):
                 top = min(row, n_out - rows)  # the last rows may be computed twice
-                for i in range(0, TILE_ROWS * (end - begin)):
+                for i in range(TILE_ROWS * (end - begin)):
                     acc[i] = 0
                 for block in range(0, num_blocks, blocks_in_panel):
                     n = min(blocks_in_panel, num_blocks - block)

@@ -10,8 +10,9 @@ import numpy as np
 from numba.extending import overload
 
 from .cache import INLINED_OPTIONS
-from .formats import Q8, Format, dequantize_row, vec_dot
+from .formats import Q8, Format, dequantize_row
 from .gemm import multiply_panels
+from .matmul_floats import multiply_floats
 from .plan import operation, piece, row_tasks
 
 
@@ -38,16 +39,7 @@ def multiply(fmt, type_size, w, x, y, first, last):
 
 @overload(multiply, jit_options=INLINED_OPTIONS)
 def _multiply(fmt, type_size, w, x, y, first, last):
-    if fmt.format.unpacked is not None:
-        return multiply_panels(fmt.format)
-
-    def by_elements(fmt, type_size, w, x, y, first, last):
-        num_blocks = w.size // type_size // y.shape[1]
-        for row in range(first, last):
-            for token in range(y.shape[0]):  # the row stays in cache while the tokens pass
-                y[token, row] = vec_dot(fmt, w, row * num_blocks * type_size, num_blocks, x, token)
-
-    return by_elements
+    return multiply_panels(fmt.format) if fmt.format.unpacked else multiply_floats(fmt.format)
 
 
 @operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)

@@ -53,7 +53,9 @@ def _num_bytes(memory: ir.Type) -> int:
     return width[memory.element] * memory.count if isinstance(memory, ir.VectorType) else width[memory]
 
 
-def address_of(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value, memory: ir.Type):
+def address_of(
+    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value, memory: ir.Type
+):
     """Address of element `offset`; in bounds-checking mode, IndexError unless a `memory` there lies inside."""
     size = _num_bytes(memory)
     view = context.make_array(array_type)(context, builder, array)

@@ -55,7 +55,9 @@ def _interleaver(num_bytes: int) -> Any:
         return vector(array, types.intp, types.intp), codegen
 
     load.__name__ = load.__qualname__ = f"interleave_{num_bytes}"
-    load.__doc__ = f"""{num_bytes} bytes of each of eight rows: bytes 0 to 3 of each row, then bytes 4 to 7 of each ..."""
+    load.__doc__ = (
+        f"""{num_bytes} bytes of each of eight rows: bytes 0 to 3 of each row, then bytes 4 to 7 of each ..."""
+    )
     return intrinsic(load)
 
 

@@ -10,7 +10,6 @@ every access is checked. `columns`, `steps` and the like must be constants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir

@@ -68,7 +68,8 @@ class Format:
     dequantize_row : compiled; (w, offset, num_blocks, out, out_offset) writes float32, bit-equal to `dequantize_ref`.
     vec_dot_ref : a row (n, type_size) times a token, as `Q8` of that token alone or float32 (n * qk,).
     vec_dot : compiled; (w, offset, num_blocks, x, token) -> float32, x as `Q8` or float32 (num_tokens, n_in).
-    unpacked : how panels are filled, for products faster than by `vec_dot`; None: there are none.
+    unpacked : how panels are filled, for products faster than by `vec_dot`; None if there are none.
+    loads : of a float format, intrinsics (w, byte offset) -> float32, and -> f32x8 for eight in a row; else None.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Format:
     vec_dot_ref: Callable[..., np.float32]
     vec_dot: Callable[..., np.float32]
     unpacked: Unpacked | None = None
+    loads: tuple[Callable, Callable] | None = None
 
     def row_bytes(self, n_in: int) -> int:
         """Bytes of a row of `n_in` elements, a multiple of `qk`."""

@@ -24,6 +24,7 @@ def vec_dot_ref(blocks: np.ndarray, x: np.ndarray) -> np.float32:
     return float_vec_dot_ref(dequantize_ref(blocks)[:, 0], x)
 
 
-dequantize_row, vec_dot = float_operations(load_bf16, load_bf16x8, TYPE_SIZE)
+LOADS = load_bf16, load_bf16x8
+dequantize_row, vec_dot = float_operations(*LOADS, TYPE_SIZE)
 
-FORMAT = Format("BF16", 30, QK, TYPE_SIZE, 0, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+FORMAT = Format("BF16", 30, QK, TYPE_SIZE, 0, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, loads=LOADS)

@@ -23,6 +23,7 @@ def vec_dot_ref(blocks: np.ndarray, x: np.ndarray) -> np.float32:
     return float_vec_dot_ref(dequantize_ref(blocks)[:, 0], x)
 
 
-dequantize_row, vec_dot = float_operations(load_f16, load_f16x8, TYPE_SIZE)
+LOADS = load_f16, load_f16x8
+dequantize_row, vec_dot = float_operations(*LOADS, TYPE_SIZE)
 
-FORMAT = Format("F16", 1, QK, TYPE_SIZE, 0, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot)
+FORMAT = Format("F16", 1, QK, TYPE_SIZE, 0, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, loads=LOADS)

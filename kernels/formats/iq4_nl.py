@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     fma_f32,
     interleave_16,
@@ -27,7 +28,6 @@ from ..simd import (
     store,
     store_f32,
 )
-from ..panel import Unpacked
 from .base import Q8, Format, dot_32_signed, fma_ref, load_nibbles, nibbles_ref, read_f16
 
 QK, TYPE_SIZE = 32, 18

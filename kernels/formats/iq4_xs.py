@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     fma_f32,
     half_of_words,
@@ -28,9 +29,9 @@ from ..simd import (
     load_i8,
     load_i8x16,
     load_i8x32,
+    load_u8,
     load_u16,
     load_u32,
-    load_u8,
     load_words,
     lookup_wide,
     madd,
@@ -38,7 +39,6 @@ from ..simd import (
     store_f32,
     sum_i32x8,
 )
-from ..panel import Unpacked
 from . import iq4_nl
 from .base import Q8, Format, fma_ref, maddubs_signed, read_f16
 from .iq4_nl import VALUES, quants

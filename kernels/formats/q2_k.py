@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     fma_f32,
     half_of_words,
@@ -25,8 +26,8 @@ from ..simd import (
     interleave_32,
     load_f16,
     load_f32,
-    load_i16x16,
     load_i8x32,
+    load_i16x16,
     load_u8,
     load_u8x16,
     load_u8x32,
@@ -40,7 +41,6 @@ from ..simd import (
     sum_i32x8,
     widen_u8x16,
 )
-from ..panel import Unpacked
 from .base import Q8, Format, fma_ref, read_f16, scale_pair
 
 QK, TYPE_SIZE = 256, 84

@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     as_bytes,
     bytes_to_i16x8,
@@ -28,10 +29,10 @@ from ..simd import (
     load_f16,
     load_f32,
     load_halves,
-    load_i16x16,
     load_i8x32,
-    load_u32,
+    load_i16x16,
     load_u8x32,
+    load_u32,
     load_words,
     madd,
     maddubs,
@@ -41,7 +42,6 @@ from ..simd import (
     store_f32,
     sum_i32x8,
 )
-from ..panel import Unpacked
 from . import q2_k
 from .base import Q8, Format, fma_ref, read_f16, scale_pair
 

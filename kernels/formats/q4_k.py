@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     bytes_to_i16x8,
     concat,
@@ -28,10 +29,10 @@ from ..simd import (
     interleave_32,
     load_f16,
     load_f32,
-    load_i16x16,
     load_i8x32,
-    load_u32,
+    load_i16x16,
     load_u8x32,
+    load_u32,
     madd,
     madd_i16x8,
     maddubs,
@@ -43,7 +44,6 @@ from ..simd import (
     sum_i32x4,
     sum_i32x8,
 )
-from ..panel import Unpacked
 from .base import Q8, Format, fma_ref, read_f16
 
 QK, TYPE_SIZE = 256, 144

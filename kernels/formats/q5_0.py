@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     bits_to_bytes,
     fma_f32,
@@ -30,7 +31,6 @@ from ..simd import (
     store,
     store_f32,
 )
-from ..panel import Unpacked
 from .base import Q8, Format, dot_32, fma_ref, load_nibbles, nibbles_ref, read_f16, sum_32
 
 QK, TYPE_SIZE = 32, 22

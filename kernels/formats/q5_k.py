@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cache import inlined
+from ..panel import Unpacked
 from ..simd import (
     bytes_to_i16x8,
     fma_f32,
@@ -34,7 +35,6 @@ from ..simd import (
     store_f32,
     sum_i32x8,
 )
-from ..panel import Unpacked
 from . import q4_k
 from .base import Q8, Format, fma_ref, read_f16
 from .q4_k import minimum_sum, scale_of, unpack_header, unpack_scales, unpack_scales_ref
