@@ -10,7 +10,15 @@ import numpy as np
 from densecore.benchmark.roofline import Measurement
 from densecore.exceptions import UnsupportedFeatureError
 
-__all__ = ["plot_roofline"]
+__all__ = ["plot_roofline", "require_matplotlib"]
+
+
+def require_matplotlib() -> None:
+    """UnsupportedFeatureError, saying what to install, if it is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UnsupportedFeatureError("a plot needs matplotlib: pip install 'densecore[bench]'") from None
 
 
 def plot_roofline(path: Path, measurements: Sequence[Measurement], title: str) -> None:
@@ -18,11 +26,10 @@ def plot_roofline(path: Path, measurements: Sequence[Measurement], title: str) -
 
     Raises UnsupportedFeatureError without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UnsupportedFeatureError("a plot needs matplotlib: pip install 'densecore[bench]'") from None
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", yscale="log")

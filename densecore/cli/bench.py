@@ -14,6 +14,7 @@ from densecore.cli.options import model_path, positive_integer
 from densecore.cli.parser import add_verb, wrong_usage
 from densecore.cli.session import CompileNotice
 from densecore.config import KV_CACHE_DTYPES, PINNING_POLICIES, EngineConfig
+from densecore.exceptions import InvalidConfigError
 
 if TYPE_CHECKING:
     from densecore.benchmark import Result, StepTimer
@@ -68,11 +69,15 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; the exit status."""
     if not any(args.n_prompt) and not any(args.n_gen):
         wrong_usage(args, "nothing to measure: both -p and -n are 0")
+    config = _config(args)
+    if args.roofline:
+        from densecore.benchmark.plot import require_matplotlib
+
+        require_matplotlib()
     from densecore.benchmark import StepTimer
     from densecore.kernels.cache import compile_progress
 
     notice = CompileNotice(sys.stderr, quiet=args.quiet)
-    config = EngineConfig(threads=args.threads[0], kv_cache_dtype=args.kv_cache_dtype, pinning=args.pinning)
     try:
         with compile_progress(notice), StepTimer(model_path(args), config) as timer:
             if args.roofline is not None:
@@ -82,6 +87,18 @@ def run(args: argparse.Namespace) -> int:
     finally:
         notice.hide()
     return 0
+
+
+def _config(args: argparse.Namespace) -> EngineConfig:
+    """The engine's settings, with the first number of threads; a wrong one ends with status 2."""
+    try:
+        configs = [
+            EngineConfig(threads=threads, kv_cache_dtype=args.kv_cache_dtype, pinning=args.pinning)
+            for threads in args.threads
+        ]
+    except InvalidConfigError as error:
+        wrong_usage(args, str(error))
+    return configs[0]
 
 
 def _measure(args: argparse.Namespace, timer: StepTimer, notice: CompileNotice) -> Iterator[Result]:
@@ -111,7 +128,7 @@ def _test(
     measure(n_prompt or min(n_gen, 2))  # compiles what is missing
     samples = [measure(count) for _ in range(args.repetitions)]
     result = Result(n_prompt, n_gen, sequences.depth, timer.num_threads, samples, shared)
-    if not args.quiet and args.output != "md":
+    if not args.quiet:
         say(f"{result.name}, {result.n_threads} threads: {max(result.samples_ts):.1f} t/s at best")
     return result
 

@@ -75,7 +75,5 @@ def test_plot(measured: list[Measurement], tmp_path: Path) -> None:
 
 def test_plot_without_matplotlib(measured: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(UnsupportedFeatureError, match=r"densecore\[bench\]"):
         plot_roofline(tmp_path / "roofs.png", measured, "a model")

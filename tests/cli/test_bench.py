@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def test_roofline_as_json_and_picture(cli: Cli, tmp_path: Path) -> None:
     assert facts["roofs"][-1]["read"] > 0
 
 
+def test_picture_without_matplotlib_is_refused_before_anything_is_measured(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, out, err = cli("bench", "--roofline", tmp_path / "roofs.png", "-q")
+    assert (status, out) == (1, "")
+    assert "densecore[bench]" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,6 +117,7 @@ def test_roofline_as_json_and_picture(cli: Cli, tmp_path: Path) -> None:
         (("-p", "x"), "not a list of whole numbers"),
         (("-r", "0"), "not a whole number above 0"),
         (("-t", "-1"), "-t"),
+        (("-t", "1,5000"), "threads must be"),
     ],
 )
 def test_wrong_usage(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
