@@ -7,12 +7,11 @@ import sys
 from typing import Any
 
 import llvmlite.binding
-import numba.extending
 from llvmlite import ir
 from numba import types
 from numba.core.typing import signature
 
-intrinsic: Any = numba.extending.intrinsic  # its own type does not tell what its functions take
+from .simd_types import intrinsic
 
 _I64 = ir.IntType(64)
 

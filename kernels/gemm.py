@@ -1,8 +1,8 @@
 """Products of panels with activations: the form of `matmul` for quantized weights and any number of tokens.
 
 Lane = row, and in each lane exactly the arithmetic of the format's `vec_dot`: exact integer sums of a block, then
-``acc = fma(dx, fma(d, S, -(dmin * M)), acc)`` or ``fma(dx, d * S, acc)``, blocks in ascending order. So results have the
-bits of `vec_dot`, however many tokens a tile has and however the rows are cut.
+``acc = fma(dx, fma(d, S, -(dmin * M)), acc)`` or ``fma(dx, d * S, acc)``, blocks in ascending order. So results have
+the bits of `vec_dot`, however many tokens a tile has and however the rows are cut.
 """
 
 from __future__ import annotations

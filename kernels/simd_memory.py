@@ -11,7 +11,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
-from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from .simd_types import (
@@ -27,6 +26,7 @@ from .simd_types import (
     Vector,
     accepts,
     constant,
+    intrinsic,
 )
 
 _I8, _I16, _F16, _F32 = ir.IntType(8), ir.IntType(16), ir.HalfType(), ir.FloatType()

@@ -10,11 +10,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from .simd_instructions import lookup
 from .simd_memory import address_of, f16_to_f32
-from .simd_types import I32, F32x8, I32x8, Vector, call, join, shuffle
+from .simd_types import I32, F32x8, I32x8, Vector, call, intrinsic, join, shuffle
 
 _I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 _WORDS = ir.VectorType(I32, 4)
@@ -49,7 +48,9 @@ def _interleaver(num_bytes: int) -> Any:
             where = context, builder, sig.args[0], args[0]
             parts = []
             for plus in range(0, num_bytes, 16):
-                parts += _transpose(builder, [_load_row(where, *args[1:], row, plus, _WORDS) for row in range(8)])
+                parts += _transpose(
+                    builder, [_load_row(where, args[1], args[2], row, plus, _WORDS) for row in range(8)]
+                )
             return builder.bitcast(join(builder, parts), vector.llvm)
 
         return vector(array, types.intp, types.intp), codegen
@@ -72,7 +73,9 @@ def load_words(typingctx, array, start, stride):
         where = context, builder, sig.args[0], args[0]
         result = ir.Constant(I32x8.llvm, ir.Undefined)
         for row in range(8):
-            result = builder.insert_element(result, _load_row(where, *args[1:], row, 0, I32), ir.Constant(I32, row))
+            result = builder.insert_element(
+                result, _load_row(where, args[1], args[2], row, 0, I32), ir.Constant(I32, row)
+            )
         return result
 
     return I32x8(array, types.intp, types.intp), codegen
@@ -117,7 +120,7 @@ def as_bytes(typingctx, words):
 def concat(typingctx, a, b):
     """One vector behind another of the same type."""
     double = Vector(a.element, 2 * a.lanes)
-    return double(a, a), lambda context, builder, sig, args: shuffle(builder, *args, range(double.lanes))
+    return double(a, a), lambda context, builder, sig, args: shuffle(builder, args[0], args[1], range(double.lanes))
 
 
 @intrinsic(prefer_literal=True)
@@ -180,9 +183,10 @@ def part_128(typingctx, wide, index):
 
 @intrinsic
 def spread_bits(typingctx, words):
-    """Bytes whose bit 4 are bits 0, 1, 2 ... of each row's word, four of each row side by side (vpshufb, vpand, vpminub).
+    """Bytes whose bit 4 are bits 0, 1, 2 ... of each row's word, four of each row side by side.
 
-    Other bits are 0. Bits 0 to 3 of a byte are moved to 4 to 7 before they are told apart: there a minimum with 16 does it.
+    Other bits are 0 (vpshufb, vpand, vpminub). Bits 0 to 3 of a byte are moved to 4 to 7 before they are told apart:
+    there a minimum with 16 does it.
     """
     kind = Vector("u8", 256)
 

@@ -14,11 +14,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from .simd_instructions import abs_u8, madd, maddubs, sign
 from .simd_memory import address_of
-from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, constant, join, shuffle, splat
+from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, constant, intrinsic, join, shuffle, splat
 
 TILE_ROWS = 16
 _HALVES = TILE_ROWS // 8  # vectors that hold one column of a tile

@@ -6,10 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from .simd_memory import address_of
-from .simd_types import shuffle
+from .simd_types import intrinsic, shuffle
 
 POSITIONS, COLUMNS = 16, 8  # what one call of `transpose` takes
 

@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
+import numba.extending
 from llvmlite import ir
 from numba import config, types
 from numba.core.errors import TypingError
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import lower_builtin, models, register_model
+
+intrinsic: Any = numba.extending.intrinsic  # its own type does not tell what its functions take
 
 ISAS = ("avx2", "portable")
 
