@@ -1,8 +1,8 @@
 """Panels: sixteen rows of a matrix, a stretch of them at a time, brought into the form that products are fast in.
 
 Whatever a format's blocks look like, a panel holds for each row and run of 32 elements the quants as bytes, four of
-each row side by side, the integer scales, and the factors of the activations' sums. One kernel then serves all formats. A
-panel belongs to one task and stays in the fastest cache; the matrix itself is never copied as a whole.
+each row side by side, the integer scales, and the factors of the activations' sums. One kernel then serves all formats.
+A panel belongs to one task and stays in the fastest cache; the matrix itself is never copied as a whole.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ def load_halves(typingctx, array, start, stride):
         where = context, builder, sig.args[0], args[0]
         result = ir.Constant(ir.VectorType(_I16, 8), ir.Undefined)
         for row in range(8):
-            result = builder.insert_element(result, _load_row(where, *args[1:], row, 0, _I16), ir.Constant(I32, row))
+            result = builder.insert_element(
+                result, _load_row(where, args[1], args[2], row, 0, _I16), ir.Constant(I32, row)
+            )
         return f16_to_f32(builder, result)
 
     return F32x8(array, types.intp, types.intp), codegen
