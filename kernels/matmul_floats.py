@@ -1,7 +1,7 @@
 """Products of float weights: four rows at a time, with one token or three.
 
-The order of additions is that of the formats' `vec_dot`, for every shape: element k goes to partial sum k mod 8, and the
-tree of `sum_f32x8` adds the eight. Several sums at once hide the latency of each `fma`.
+The order of additions is that of the formats' `vec_dot`, for every shape: element k goes to partial sum k mod 8, and
+the tree of `sum_f32x8` adds the eight. Several sums at once hide the latency of each `fma`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ def multiply_floats(fmt: Format) -> Callable[..., None]:
 
     @inlined
     def finish(w, at, stride, x, token, sums, y, row, skip, rows):
-        """Add the last elements, fewer than eight, to a token's partial sums for four rows; write `rows` elements of y but the first `skip`."""
+        """Add the last elements, fewer than eight, to a token's partial sums for four rows, and write y.
+
+        `rows` of the four are valid; the first `skip` of them were written before.
+        """
         n_in, partial = x.shape[1], local_array(np.float32, sums_size)
         whole = n_in // 8 * 8
         store(partial, 0, sums)
