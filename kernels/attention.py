@@ -9,7 +9,7 @@ Equal bits. The order of operations is defined by absolute positions, so that a 
 how prompts are cut into batches, on company, or on the number of threads:
 
 1. A *chunk* is `CHUNK` positions, and begins at a multiple of it. Its tiles of `TILE` positions are taken in ascending
-   order, with a running maximum m: o and l are multiplied by exp(old m - m) before a tile's part is added
+   order, with a running maximum m: o and l are multiplied by 2^(old m - m) before a tile's part is added
    (`attention_tile` gives the order within a tile). Thus each chunk has its own (m, l, o).
 2. Chunks are merged in ascending order, beginning with (-inf, 0, 0): both sides are brought to the common maximum.
 3. The output is o / l.
@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .attention_tile import ROWS, TILE, Buffers, attend_tile, load_tile, state_size, state_width
+from .attention_tile import ROWS, TILE, Buffers, attend_chunk, state_size, state_width
 from .cache import inlined
-from .exp import exp_f32
-from .kv_cache import cache_width, find_places, read_cache, store_kv, store_kv_ref
+from .exp import exp2_f32
+from .kv_cache import cache_width, read_cache, store_kv, store_kv_ref
 from .plan import operation, piece
 from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 CHUNK = 256  # positions
+LOG2_E = np.float32(1.4426950408889634)  # scores are kept in powers of two: exp(x) = 2^(x log2 e)
 assert CHUNK % TILE == 0
 
 _ROWS_PER_TASK = 64  # more share a tile's keys better, fewer share threads better
@@ -127,7 +128,8 @@ def make_buffers(k_cache, num_rows):
         np.empty(width * TILE, k_cache.dtype),
         np.zeros((state_size(width) - 8) * TILE, np.float32),
         np.empty(2 * TILE, np.int64),
-        np.empty(ROWS * TILE, np.float32),
+        np.zeros(3, np.int64),
+        np.zeros(ROWS * TILE + 16, np.float32),
         np.zeros(rows * state_size(width), np.float32),
     )
 
@@ -154,22 +156,11 @@ def pack_queries(q, first, last, head, group, scale, rows, width):
 
 
 @inlined
-def attend_chunk(buffers, k_cache, v_cache, block_tables, sequence, kv_head, start, group, positions):
-    """States of all rows of a run of tokens over the chunk at position `start`."""
-    clear_states(buffers.states, positions.size * group, state_size(k_cache.shape[3]))
-    last = positions[-1]
-    for tile in range(start, min(start + CHUNK, last + 1), TILE):
-        find_places(k_cache, block_tables, sequence, kv_head, tile, last, buffers.places, 0)
-        load_tile(buffers, k_cache, v_cache, min(TILE, last + 1 - tile))
-        attend_tile(buffers, k_cache.shape[3], tile, group, positions)
-
-
-@inlined
 def merge(total, place, part, part_place, size):
     """Merge a state into the one of the chunks before."""
     m, total_l, part_m = place + size - 8, place + size - 7, part_place + size - 8
     new_m = max(load_f32(total, m), load_f32(part, part_m))
-    keep, take = exp_f32(load_f32(total, m) - new_m), exp_f32(load_f32(part, part_m) - new_m)
+    keep, take = exp2_f32(load_f32(total, m) - new_m), exp2_f32(load_f32(part, part_m) - new_m)
     for d in range(0, size - 8, 8):
         old = load_f32x8(total, place + d) * keep
         store_f32x8(total, place + d, load_f32x8(part, part_place + d) * take + old)
@@ -248,11 +239,12 @@ def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, sc
     while first < last:
         end = run_end(seq_index, positions, first, last)
         sequence, run = seq_index[first], positions[first:end]
-        pack_queries(q, first, end, head, group, scale, buffers.q, k_cache.shape[3])
+        pack_queries(q, first, end, head, group, scale * LOG2_E, buffers.q, k_cache.shape[3])
         clear_states(totals, run.size * group, size)
         behind = min(run[-1] + 1, (part + 1) * CHUNK) if is_split else run[-1] + 1
         for start in range(part * CHUNK, behind, CHUNK):
-            attend_chunk(buffers, k_cache, v_cache, block_tables, sequence, kv_head, start, group, run)
+            clear_states(buffers.states, run.size * group, size)
+            attend_chunk(buffers, k_cache, v_cache, block_tables, sequence, kv_head, start, start + CHUNK, group, run)
             if is_split:
                 copy_states(buffers.states, group, size, scratch, first, head, part, run.size)
             else:

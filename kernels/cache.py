@@ -19,6 +19,7 @@ from typing import Any
 import numba
 
 from .cache_directory import CompileCacheWarning, cache_directory
+from .inlining import InlinedCompiler
 from .kernel_cache import KernelCache
 from .progress import compile_progress, num_compiled
 
@@ -33,7 +34,12 @@ __all__ = [
 ]
 
 _COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-INLINED_OPTIONS: Any = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED_OPTIONS: Any = {
+    "pipeline_class": InlinedCompiler,
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 def kernel(function: Callable | None = None, /, *, twin: Callable | None = None, **options: Any) -> Any:

@@ -1,6 +1,8 @@
-"""exp of eight float32 at once, and what is built on it."""
+"""exp and 2^x of eight float32 at once."""
 
 from __future__ import annotations
+
+from math import factorial
 
 import numpy as np
 
@@ -33,7 +35,26 @@ def exp_f32x8(x):
     return as_f32(as_i32(p) + (as_i32(shifted) << 23))  # times 2^n: n goes into the exponent
 
 
+# Taylor coefficients of 2^r from r^6 down to r: ln(2)^k / k!. At |r| = 1/2 what is left out is 2 ulp.
+_D6, _D5, _D4, _D3, _D2, _D1 = (np.float32(np.log(2) ** k / factorial(k)) for k in range(6, 0, -1))
+
+
 @inlined
-def exp_f32(x):
-    """exp of one float32, with the bits of `exp_f32x8`."""
-    return exp_f32x8(f32x8(x))[0]
+def exp2_f32x8(x):
+    """2^x of each lane within 3 ulp, for x <= 0: below -126 it is 2^-126, NaN stays NaN."""
+    x = maximum(f32x8(np.float32(-126)), x)
+    shifted = x + _ROUND
+    r = x - (shifted - _ROUND)
+    p = fma(f32x8(_D6), r, f32x8(_D5))
+    p = fma(p, r, f32x8(_D4))
+    p = fma(p, r, f32x8(_D3))
+    p = fma(p, r, f32x8(_D2))
+    p = fma(p, r, f32x8(_D1))
+    p = fma(p, r, f32x8(np.float32(1)))
+    return as_f32(as_i32(p) + (as_i32(shifted) << 23))
+
+
+@inlined
+def exp2_f32(x):
+    """2^x of one float32, with the bits of `exp2_f32x8`."""
+    return exp2_f32x8(f32x8(x))[0]

@@ -15,14 +15,22 @@ from .panel import RUN, STRETCH, Panel
 from .simd import (
     TILE_ROWS,
     as_floats,
+    broadcast_pair,
     concat,
+    dot_runs,
     each_column,
     each_row,
+    f32x8,
+    fma,
     fma_tile,
     i16x16,
+    i32x8,
     load_both,
+    load_f32x8,
+    load_i16x16,
     load_tile,
     local_array,
+    madd,
     madd_rows,
     outer_madd,
     prefetch,
@@ -31,6 +39,7 @@ from .simd import (
     zero_i32,
 )
 
+COLUMNS = 4  # tokens that a panel is multiplied with at once
 TOKENS = 256  # that pass by a panel before the next rows are unpacked
 
 
@@ -83,6 +92,48 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
     return multiply
 
 
+def multiply_eight(fmt, w, start, stride, header, x, token):
+    """Compiled code only: eight rows times one token, as f32x8: what a panel does, but the quants stay in registers.
+
+    header : a panel, of which one block is used
+    """
+
+
+@overload(multiply_eight, jit_options=INLINED_OPTIONS)
+def _multiply_eight(fmt, w, start, stride, header, x, token):
+    type_size, qk, how = fmt.format.type_size, fmt.format.qk, fmt.format.unpacked
+    unpack_header, unpack_quants, groups = how.unpack_header, how.unpack_quants, how.groups
+    steps, scales, is_signed, has_minimum = how.steps, how.scales, how.is_signed, how.has_minimum
+    has_factors, factor, corrects = how.factor is None, how.factor or 0, how.factor != 0
+    runs_in_group, num_runs = qk // RUN // groups, qk // RUN
+
+    def multiply(fmt, w, start, stride, header, x, token):
+        result, num_blocks = f32x8(0.0), x.d.shape[1]
+        for b in range(num_blocks):
+            for line in range(0, 8 * type_size, 64):  # the next eight rows
+                prefetch(w, start + 8 * (num_blocks * type_size + b * type_size) + line)
+            block, column = start + b * type_size, token * num_blocks + b
+            unpack_header(w, block, stride, header, 0)
+            s, m = i32x8(0), i32x8(0)
+            for group in range(groups):
+                q, run = unpack_quants(w, block, stride, group), group * runs_in_group
+                at = 16 * scales * run
+                s += dot_runs(steps, scales, is_signed, q, header.scales, at, x.q, column * qk + RUN * run)
+            if corrects:
+                for run in range(num_runs):
+                    factors = load_i16x16(header.factors, 16 * run) if has_factors else i16x16(factor)
+                    m += madd(factors, broadcast_pair(x.sums, (column * qk + RUN * run) // 16))
+            d, dx = load_f32x8(header.d, 0), f32x8(x.d[token, b])
+            if has_minimum:
+                minimum = load_f32x8(header.dmin, 0) * as_floats(m)
+                result = fma(dx, fma(d, as_floats(s), -minimum), result)
+            else:
+                result = fma(dx, d * as_floats(s - m), result)
+        return result
+
+    return multiply
+
+
 def unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
     """Compiled code only: fill a panel with `num_blocks` blocks of the rows whose first block begins at byte `start`.
 
@@ -93,14 +144,19 @@ def unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
 
 @overload(unpack_panel, jit_options=INLINED_OPTIONS)
 def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
-    unpack, type_size, in_half = fmt.format.unpacked.unpack, fmt.format.type_size, STRETCH // fmt.format.qk
+    how, type_size, qk, in_half = fmt.format.unpacked, fmt.format.type_size, fmt.format.qk, STRETCH // fmt.format.qk
+    unpack_header, unpack_quants, groups = how.unpack_header, how.unpack_quants, how.groups
+    in_group = 8 * qk // groups
 
     def fill(fmt, w, start, stride, num_blocks, ahead, panel):
         for i in range(2 * num_blocks):
             half, b = (1, i - num_blocks) if i >= num_blocks else (0, i)
             for line in range(0, 8 * type_size, 64):
                 prefetch(w, ahead + 8 * type_size * i + line)
-            unpack(w, start + 8 * half * stride + b * type_size, stride, panel, half * in_half + b)
+            block, index = start + 8 * half * stride + b * type_size, half * in_half + b
+            unpack_header(w, block, stride, panel, index)
+            for group in range(groups):
+                store(panel.q, 8 * qk * index + in_group * group, unpack_quants(w, block, stride, group))
 
     return fill
 
@@ -110,7 +166,7 @@ def multiply_panels(fmt):
     qk, scales = fmt.qk, max(fmt.unpacked.scales, 1)
     blocks_in_panel, runs_in_panel = STRETCH // qk, STRETCH // RUN
     q_size, factors_size, d_size = TILE_ROWS * STRETCH, 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
-    scales_size, acc_size = factors_size * scales, TILE_ROWS * TOKENS
+    scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
 
     def multiply(fmt, type_size, w, x, y, first, last):
         num_tokens, n_out = y.shape
@@ -124,29 +180,33 @@ def multiply_panels(fmt):
             local_array(np.float32, d_size),
         )
         acc = local_array(np.float32, acc_size)
-        # A matrix of fewer rows is computed one by one, each in all lanes.
-        rows, stride = (TILE_ROWS, row_bytes) if n_out >= TILE_ROWS else (1, 0)
-        for begin in range(0, num_tokens, TOKENS):
-            end = min(begin + TOKENS, num_tokens)
+        if num_tokens < COLUMNS or n_out < TILE_ROWS:
+            # A matrix of fewer rows is computed one by one, each in all lanes.
+            rows, stride = (8, row_bytes) if n_out >= 8 else (1, 0)
             for row in range(first, last, rows):
                 top = min(row, n_out - rows)  # the last rows may be computed twice
-                for i in range(TILE_ROWS * (end - begin)):
+                for token in range(num_tokens):
+                    store(acc, 0, multiply_eight(fmt, w, top * row_bytes, stride, panel, x, token))
+                    for r in range(row, min(row + rows, last)):
+                        y[token, r] = acc[r - top]
+            return
+        for begin in range(0, num_tokens, TOKENS):
+            end = min(begin + TOKENS, num_tokens)
+            num_tiles = (end - begin + COLUMNS - 1) // COLUMNS
+            for row in range(first, last, TILE_ROWS):
+                top = min(row, n_out - TILE_ROWS)
+                for i in range(tile_size * num_tiles):
                     acc[i] = 0
                 for block in range(0, num_blocks, blocks_in_panel):
                     n = min(blocks_in_panel, num_blocks - block)
-                    ahead = (top + rows) * row_bytes + TILE_ROWS * block * type_size
-                    unpack_panel(fmt, w, top * row_bytes + block * type_size, stride, n, ahead, panel)
-                    token = begin
-                    while token + 4 <= end:
-                        multiply_panel(fmt, 4, panel, n, x, token, block, acc, TILE_ROWS * (token - begin))
-                        token += 4
-                    if token + 2 <= end:
-                        multiply_panel(fmt, 2, panel, n, x, token, block, acc, TILE_ROWS * (token - begin))
-                        token += 2
-                    if token < end:
-                        multiply_panel(fmt, 1, panel, n, x, token, block, acc, TILE_ROWS * (token - begin))
-                for token in range(begin, end):
-                    for r in range(row, min(row + rows, last)):
-                        y[token, r] = acc[TILE_ROWS * (token - begin) + r - top]
+                    ahead = (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size
+                    unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, ahead, panel)
+                    for i in range(num_tiles):  # the last tile may repeat tokens, too
+                        token = min(begin + COLUMNS * i, end - COLUMNS)
+                        multiply_panel(fmt, COLUMNS, panel, n, x, token, block, acc, tile_size * i)
+                for i in range(COLUMNS * num_tiles):
+                    token = min(begin + i // COLUMNS * COLUMNS, end - COLUMNS) + i % COLUMNS
+                    for r in range(row, min(row + TILE_ROWS, last)):
+                        y[token, r] = acc[TILE_ROWS * i + r - top]
 
     return multiply

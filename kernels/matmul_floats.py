@@ -48,9 +48,9 @@ def multiply_floats(fmt: Format) -> Callable[..., None]:
 
     @inlined
     def finish(w, at, stride, x, token, sums, y, row, skip, rows):
-        """Add the last elements, fewer than eight, to a token's partial sums for four rows.
+        """Add the last elements, fewer than eight, to a token's partial sums for four rows, and write y.
 
-        Writes `rows` elements of y but the first `skip`.
+        `rows` of the four are valid; the first `skip` of them were written before.
         """
         n_in, partial = x.shape[1], local_array(np.float32, sums_size)
         whole = n_in // 8 * 8

@@ -1,15 +1,15 @@
 """Panels: sixteen rows of a matrix, a stretch of them at a time, brought into the form that products are fast in.
 
 Whatever a format's blocks look like, a panel holds for each row and run of 32 elements the quants as bytes, four of
-each row side by side, the integer scales, and the factors of the activations' sums. One kernel then serves all formats.
-A panel belongs to one task and stays in the fastest cache; the matrix itself is never copied as a whole.
+each row side by side, the integer scales, and the factors of the activations' sums. One kernel then serves all
+formats. A panel belongs to one task and stays in the fastest cache; the matrix itself is never copied as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,9 +36,12 @@ class Unpacked:
 
     Attributes
     ----------
-    unpack : compiled; (w, start, stride, panel, index) writes one block of the eight rows that begin at byte `start`
-        and lie `stride` bytes apart, as blocks number `index` of the panel's buffers.
-    steps : how many times the products of 4 elements may be added in int16: 8 for q of 4 bits, 4 for 5, 2 for 6,
+    unpack_header : compiled; (w, start, stride, panel, index) writes all but the quants of one block of the eight rows
+        that begin at byte `start` and lie `stride` bytes apart, as blocks number `index` of the panel's buffers.
+    unpack_quants : compiled; (w, start, stride, group) -> vector of the quants of some runs of the same block: u8 or
+        i8, run by run; four elements of each row, then the next four.
+    groups : how many such vectors make a block.
+    steps : how many times the products of 4 elements may be added in int16: 8 for q of 4 bits, 4 for 5 bits, 2 for 6,
         1 for 8.
     is_signed : q are int8.
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
@@ -46,7 +49,9 @@ class Unpacked:
     has_minimum : each block has a `dmin`.
     """
 
-    unpack: Callable[..., None]
+    unpack_header: Callable[..., None]
+    unpack_quants: Callable[..., Any]
+    groups: int
     steps: int
     is_signed: bool = False
     scales: int = 0

@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
+from numba.extending import intrinsic as _intrinsic
 from numba.np.arrayobj import populate_array
 
 from .simd_types import (
@@ -26,9 +27,9 @@ from .simd_types import (
     Vector,
     accepts,
     constant,
-    intrinsic,
 )
 
+intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 _I8, _I16, _F16, _F32 = ir.IntType(8), ir.IntType(16), ir.HalfType(), ir.FloatType()
 _I64 = ir.IntType(64)
 _I8x8, _I16x8 = ir.VectorType(_I8, 8), ir.VectorType(_I16, 8)

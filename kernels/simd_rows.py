@@ -10,16 +10,20 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic as _intrinsic
 
 from .simd_instructions import lookup
 from .simd_memory import address_of, f16_to_f32
-from .simd_types import I32, F32x8, I32x8, Vector, call, intrinsic, join, shuffle
+from .simd_types import I32, F32x8, I32x8, Vector, call, join, shuffle
 
+intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 _I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 _WORDS = ir.VectorType(I32, 4)
 
 
-def _load_row(where: tuple, start: ir.Value, stride: ir.Value, row: int, plus: int, memory: ir.Type) -> ir.Value:
+def _load_row(
+    where: tuple[Any, Any, Any, Any], start: ir.Value, stride: ir.Value, row: int, plus: int, memory: ir.Type
+) -> ir.Value:
     """The `memory` at `plus` bytes into row `row`."""
     context, builder, array_type, array = where
     at = builder.add(start, builder.mul(stride, ir.Constant(_I64, row)))
@@ -172,23 +176,12 @@ def half_of_words(typingctx, words, index):
     return F32x8(words, index), codegen
 
 
-@intrinsic(prefer_literal=True)
-def part_128(typingctx, wide, index):
-    """Half of 256 bytes."""
-    first = 128 * index.literal_value
-
-    def codegen(context, builder, sig, args):
-        return shuffle(builder, args[0], args[0], range(first, first + 128))
-
-    return Vector("u8", 128)(wide, index), codegen
-
-
 @intrinsic
 def spread_bits(typingctx, words):
-    """Bytes whose bit 4 are bits 0, 1, 2 ... of each row's word, four of each row side by side.
+    """16 where a bit of a row's word is set, else 0, lowest bit first; four of each row (vpshufb, vpand, vpminub).
 
-    Other bits are 0 (vpshufb, vpand, vpminub). Bits 0 to 3 of a byte are moved to 4 to 7 before they are told apart:
-    there a minimum with 16 does it.
+    A bit is told from its neighbours by a mask. Where it is one of bits 4 to 7 of its byte, the minimum with 16 makes
+    it 16; the lower ones are moved there first.
     """
     kind = Vector("u8", 256)
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic as _intrinsic
 
 from .simd_instructions import abs_u8, madd, maddubs, sign
 from .simd_memory import address_of
-from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, constant, intrinsic, join, shuffle, splat
+from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, constant, join, shuffle, splat
 
+intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 TILE_ROWS = 16
 _HALVES = TILE_ROWS // 8  # vectors that hold one column of a tile
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
@@ -60,7 +62,11 @@ class _Reader:
 
 
 def ordered_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """a + b, not to be moved into a tree of sums: LLVM would do so to gain latency, and run out of registers."""
+    """a + b where it is written.
+
+    LLVM would turn a chain of sums into a tree, which shortens the wait, and run out of registers. A fence, which
+    becomes no instruction and exists for floats only, keeps it from that.
+    """
     total = builder.bitcast(builder.add(a, b), F32x8.llvm)
     return builder.bitcast(call(builder, "llvm.arithmetic.fence.v8f32", F32x8.llvm, [total]), a.type)
 
@@ -108,6 +114,50 @@ def products(typingctx, columns, steps, is_signed, q, start, half, x, x_start, x
         return join(builder, sums)
 
     return tile("i16", n)(columns, steps, is_signed, q, types.intp, types.intp, x, types.intp, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def dot_runs(typingctx, steps, scales, is_signed, q, factors, at, x, x_start):
+    """Products of some runs of eight rows with one vector, times the scales, summed: i32x8 (vpmaddubsw, vpmaddwd).
+
+    q : the runs, u8 or i8, as a panel has them; the products of 4 * `steps` elements are summed in int16
+    scales : in a run of 32: 0 (all are 1), 1 or 2
+    factors : int16, from element `at` one i16x16 for each scale, each row's scale twice
+    x : int8, from element `x_start`
+    """
+    num_steps, in_run, signed = steps.literal_value, scales.literal_value, is_signed.literal_value
+
+    def codegen(context, builder, sig, args):
+        steps_of_run = 8
+        reader = _Reader(context, builder, sig.args[4], args[4])
+        activations = _Reader(context, builder, sig.args[6], args[6]).place(ir.VectorType(_I8, q.lanes // 8), args[7])
+        total = constant(I32x8.llvm, 0)
+        factor, sums = constant(I16x16.llvm, 1), None
+        for step, w in enumerate(split(builder, args[3], 32)):
+            if in_run and step % (steps_of_run // in_run) == 0:
+                number = step * in_run // steps_of_run
+                factor = reader.load(I16x16.llvm, builder.add(args[5], ir.Constant(_I64, 16 * number)))
+            v = broadcast_at(builder, activations, I8x32, 4 * step)
+            if signed:
+                product = maddubs.emit(builder, abs_u8.emit(builder, w), sign.emit(builder, v, w))
+            else:
+                product = maddubs.emit(builder, w, v)
+            sums = product if sums is None else ordered_add(builder, sums, product)
+            if (step + 1) % num_steps == 0:
+                total, sums = builder.add(total, madd.emit(builder, sums, factor)), None
+        return total
+
+    return I32x8(steps, scales, is_signed, q, factors, types.intp, x, types.intp), codegen
+
+
+@intrinsic
+def broadcast_pair(typingctx, x, start):
+    """Two int16 of x in each 32-bit lane, as i16x16 (vpbroadcastd)."""
+
+    def codegen(context, builder, sig, args):
+        return broadcast_at(builder, _Reader(context, builder, sig.args[0], args[0]).place(I32, args[1]), I16x16)
+
+    return I16x16(x, types.intp), codegen
 
 
 @intrinsic

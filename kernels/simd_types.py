@@ -143,7 +143,7 @@ def instruction(result: types.Type, args: Sequence[types.Type], doc: str) -> Cal
         function = by_count[len(args) - 1]
         function.__name__ = function.__qualname__ = name
         function.__doc__ = f"{declared}\n\n{doc}"
-        made = intrinsic(function)
+        made: Any = intrinsic(function)
         made.emit = emit  # for instructions that are made of others
         return made
 

@@ -17,6 +17,7 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    concat,
     fma_f32,
     interleave_16,
     load_f16,
@@ -86,13 +87,16 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start, stride))
-    q, table = interleave_16(w, start + QS, stride), load_i8x16(VALUES, 0)
-    store(panel.q, 8 * QK * index, lookup_wide(table, q & 15))
-    store(panel.q, 8 * QK * index + 128, lookup_wide(table, q >> 4))
 
 
-UNPACKED = Unpacked(unpack, steps=1, is_signed=True)
+@inlined
+def unpack_quants(w, start, stride, group):
+    q = interleave_16(w, start + QS, stride)
+    return lookup_wide(load_i8x16(VALUES, 0), concat(q & 15, q >> 4))
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=1, is_signed=True)
 
 FORMAT = Format("IQ4_NL", 20, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

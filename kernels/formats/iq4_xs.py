@@ -23,17 +23,14 @@ from ..simd import (
     half_of_words,
     i16x16,
     i32x8,
-    interleave_16,
     load_f16,
     load_f32,
     load_i8,
-    load_i8x16,
     load_i8x32,
     load_u8,
     load_u16,
     load_u32,
     load_words,
-    lookup_wide,
     madd,
     store,
     store_f32,
@@ -116,18 +113,20 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     first, low = load_words(w, start, stride), load_words(w, start + SCALES_L, stride)
     store(panel.d, 8 * index, half_of_words(first, 0))
-    high, table = first >> 16, load_i8x16(VALUES, 0)
+    high = first >> 16
     for sub in range(8):
         scale = (low >> 4 * sub & 15 | (high >> 2 * sub & 3) << 4) - 32
         store(panel.scales, 16 * (8 * index + sub), scale & 0xFFFF | scale << 16)  # twice, as int16
-        q, place = interleave_16(w, start + QS + 16 * sub, stride), 8 * (QK * index + 32 * sub)
-        store(panel.q, place, lookup_wide(table, q & 15))
-        store(panel.q, place + 128, lookup_wide(table, q >> 4))
 
 
-UNPACKED = Unpacked(unpack, steps=1, is_signed=True, scales=1)
+@inlined
+def unpack_quants(w, start, stride, group):
+    return iq4_nl.unpack_quants(w, start + QS + 16 * group - iq4_nl.QS, stride, 0)
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=8, steps=1, is_signed=True, scales=1)
 
 FORMAT = Format("IQ4_XS", 23, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -19,6 +19,7 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    concat,
     fma_f32,
     half_of_words,
     i32x8,
@@ -118,18 +119,21 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     d = load_words(w, start + D, stride)
     store(panel.d, 8 * index, half_of_words(d, 0))
     store(panel.dmin, 8 * index, half_of_words(d, 1))
     scales = interleave_16(w, start + SCALES, stride)
     store(panel.scales, 256 * index, spread(scales & 15, False))
     store(panel.factors, 128 * index, spread_pairs(scales >> 4, False))
-    for run in range(8):
-        q = interleave_32(w, start + QS + 32 * (run >> 2), stride)
-        store(panel.q, 8 * (QK * index + 32 * run), q >> 2 * (run & 3) & 3)
 
 
-UNPACKED = Unpacked(unpack, steps=4, scales=2, factor=None, has_minimum=True)
+@inlined
+def unpack_quants(w, start, stride, group):
+    q = interleave_32(w, start + QS + 32 * group, stride)
+    return concat(concat(q & 3, q >> 2 & 3), concat(q >> 4 & 3, q >> 6))
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=4, scales=2, factor=None, has_minimum=True)
 
 FORMAT = Format("Q2_K", 10, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

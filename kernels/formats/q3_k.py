@@ -137,7 +137,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start + D, stride))
     first, second = as_bytes(load_words(w, start + SCALES, stride)), as_bytes(load_words(w, start + SCALES + 4, stride))
     high = as_bytes(load_words(w, start + SCALES + 8, stride))
@@ -146,12 +146,15 @@ def unpack(w, start, stride, panel, index):
     scales = concat(low_half, high_half)
     store(panel.scales, 256 * index, spread(scales, False) - 32)
     store(panel.factors, 128 * index, (spread_pairs(scales, False) - 32) << 2)  # the 4 in q - 4
-    high_bits = interleave_32(w, start + HMASK, stride)
-    for run in range(8):
-        q = interleave_32(w, start + QS + 32 * (run >> 2), stride) >> 2 * (run & 3) & 3
-        store(panel.q, 8 * (QK * index + 32 * run), q | (high_bits >> run & 1) << 2)
 
 
-UNPACKED = Unpacked(unpack, steps=4, scales=2, factor=None)
+@inlined
+def unpack_quants(w, start, stride, group):
+    h = interleave_32(w, start + HMASK, stride) >> 4 * group
+    high = concat(concat(h & 1, h >> 1 & 1), concat(h >> 2 & 1, h >> 3 & 1))
+    return q2_k.unpack_quants(w, start + QS - q2_k.QS, stride, group) | high << 2
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=4, scales=2, factor=None)
 
 FORMAT = Format("Q3_K", 11, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -18,6 +18,7 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    concat,
     fma_f32,
     interleave_16,
     load_f16,
@@ -84,14 +85,17 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start, stride))
     store(panel.dmin, 8 * index, -load_halves(w, start + 2, stride))
+
+
+@inlined
+def unpack_quants(w, start, stride, group):
     q = interleave_16(w, start + QS, stride)
-    store(panel.q, 8 * QK * index, q & 15)
-    store(panel.q, 8 * QK * index + 128, q >> 4)
+    return concat(q & 15, q >> 4)
 
 
-UNPACKED = Unpacked(unpack, steps=8, factor=1, has_minimum=True)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=8, factor=1, has_minimum=True)
 
 FORMAT = Format("Q4_1", 3, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -165,14 +165,11 @@ def unpack_header(w, start, stride, panel, index):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
-    unpack_header(w, start, stride, panel, index)
-    for pair in range(4):
-        q = interleave_32(w, start + QS + 32 * pair, stride)
-        store(panel.q, 8 * (QK * index + 64 * pair), q & 15)
-        store(panel.q, 8 * (QK * index + 64 * pair + 32), q >> 4)
+def unpack_quants(w, start, stride, group):
+    q = interleave_32(w, start + QS + 32 * group, stride)
+    return concat(q & 15, q >> 4)
 
 
-UNPACKED = Unpacked(unpack, steps=8, scales=1, factor=None, has_minimum=True)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=4, steps=8, scales=1, factor=None, has_minimum=True)
 
 FORMAT = Format("Q4_K", 12, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

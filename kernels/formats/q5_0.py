@@ -19,6 +19,7 @@ from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
     bits_to_bytes,
+    concat,
     fma_f32,
     interleave_16,
     load_f16,
@@ -26,7 +27,6 @@ from ..simd import (
     load_halves,
     load_u32,
     load_words,
-    part_128,
     spread_bits,
     store,
     store_f32,
@@ -88,13 +88,16 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start, stride))
-    q, high = interleave_16(w, start + QS, stride), spread_bits(load_words(w, start + QH, stride))
-    store(panel.q, 8 * QK * index, q & 15 | part_128(high, 0))
-    store(panel.q, 8 * QK * index + 128, q >> 4 | part_128(high, 1))
 
 
-UNPACKED = Unpacked(unpack, steps=4, factor=16)
+@inlined
+def unpack_quants(w, start, stride, group):
+    q = interleave_16(w, start + QS, stride)
+    return concat(q & 15, q >> 4) | spread_bits(load_words(w, start + QH, stride))
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=16)
 
 FORMAT = Format("Q5_0", 6, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -21,6 +21,7 @@ from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
     bytes_to_i16x8,
+    concat,
     fma_f32,
     i16x16,
     i32x8,
@@ -31,7 +32,6 @@ from ..simd import (
     load_u8x32,
     madd,
     maddubs,
-    store,
     store_f32,
     sum_i32x8,
 )
@@ -112,15 +112,12 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
-    unpack_header(w, start, stride, panel, index)
-    high = interleave_32(w, start + QH, stride)
-    for pair in range(4):
-        q = interleave_32(w, start + QS + 32 * pair, stride)
-        store(panel.q, 8 * (QK * index + 64 * pair), q & 15 | (high >> 2 * pair & 1) << 4)
-        store(panel.q, 8 * (QK * index + 64 * pair + 32), q >> 4 | (high >> 2 * pair + 1 & 1) << 4)
+def unpack_quants(w, start, stride, group):
+    q = interleave_32(w, start + QS + 32 * group, stride)
+    high = interleave_32(w, start + QH, stride) >> 2 * group
+    return concat(q & 15, q >> 4) | concat(high & 1, high >> 1 & 1) << 4
 
 
-UNPACKED = Unpacked(unpack, steps=4, scales=1, factor=None, has_minimum=True)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=4, steps=4, scales=1, factor=None, has_minimum=True)
 
 FORMAT = Format("Q5_K", 13, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -19,6 +19,7 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    concat,
     fma_f32,
     i32x8,
     interleave_16,
@@ -123,22 +124,23 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
+def unpack_header(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start + D, stride))
     scales = interleave_16(w, start + SCALES, stride)
     store(panel.scales, 256 * index, spread(scales, True))
     store(panel.factors, 128 * index, spread_pairs(scales, True) << 5)  # the 32 in q - 32
-    for part in range(2):
-        high = interleave_32(w, start + QH + 32 * part, stride)
-        low0 = interleave_32(w, start + QL + 64 * part, stride)
-        low1 = interleave_32(w, start + QL + 64 * part + 32, stride)
-        place = 8 * (QK * index + 128 * part)
-        store(panel.q, place, low0 & 15 | high << 4 & 48)
-        store(panel.q, place + 256, low1 & 15 | high << 2 & 48)
-        store(panel.q, place + 512, low0 >> 4 | high & 48)
-        store(panel.q, place + 768, low1 >> 4 | high >> 2 & 48)
 
 
-UNPACKED = Unpacked(unpack, steps=2, scales=2, factor=None)
+@inlined
+def unpack_quants(w, start, stride, group):
+    high = interleave_32(w, start + QH + 32 * group, stride)
+    low0 = interleave_32(w, start + QL + 64 * group, stride)
+    low1 = interleave_32(w, start + QL + 64 * group + 32, stride)
+    runs01 = concat(low0 & 15, low1 & 15) | concat(high & 3, high >> 2 & 3) << 4
+    runs23 = concat(low0 >> 4, low1 >> 4) | concat(high & 48, high >> 2 & 48)
+    return concat(runs01, runs23)
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=2, scales=2, factor=None)
 
 FORMAT = Format("Q6_K", 14, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

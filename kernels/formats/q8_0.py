@@ -68,11 +68,15 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
-def unpack(w, start, stride, panel, index):
-    store(panel.q, 8 * QK * index, interleave_32(w, start + 2, stride))
+def unpack_header(w, start, stride, panel, index):
     store(panel.d, 8 * index, load_halves(w, start, stride))
 
 
-UNPACKED = Unpacked(unpack, steps=1, is_signed=True)
+@inlined
+def unpack_quants(w, start, stride, group):
+    return interleave_32(w, start + 2, stride)
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=1, is_signed=True)
 
 FORMAT = Format("Q8_0", 8, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

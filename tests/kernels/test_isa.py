@@ -13,7 +13,7 @@ from densecore.kernels import simd_types
 from densecore.kernels.simd import ISA
 
 HERE = Path(__file__).parent
-SUITES = ("simd", "simd_memory", "formats", "quantize")  # matrix products: test_matmul compares bits
+SUITES = ("simd", "simd_memory", "formats", "quantize", "attention")  # matrix products: test_matmul compares bits
 
 
 @pytest.mark.parametrize(

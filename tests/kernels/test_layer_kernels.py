@@ -7,7 +7,7 @@ import pytest
 
 from densecore.kernels import activation, norm
 from densecore.kernels.cache import kernel
-from densecore.kernels.exp import exp_f32x8
+from densecore.kernels.exp import exp2_f32x8, exp_f32x8
 from densecore.kernels.simd import load_f32x8, store_f32x8
 
 RNG = np.random.default_rng(11)
@@ -21,6 +21,12 @@ def normal(*shape: int) -> np.ndarray:
 def exp_of(x, out):
     for k in range(0, x.size, 8):
         store_f32x8(out, k, exp_f32x8(load_f32x8(x, k)))
+
+
+@kernel
+def exp2_of(x, out):
+    for k in range(0, x.size, 8):
+        store_f32x8(out, k, exp2_f32x8(load_f32x8(x, k)))
 
 
 def test_exp_is_within_two_ulp():
@@ -39,6 +45,19 @@ def test_exp_of_special_values():
     assert out[1] == out[5] > 1e38
     assert 0 < out[2] == out[6] < 1e-37
     assert out[3] == out[4] == 1
+
+
+def test_exp2():
+    x = np.linspace(-126, 0, 80_000).astype(np.float32)
+    out = np.empty_like(x)
+    exp2_of(x, out)
+    exact = np.exp2(x.astype(np.float64))
+    assert (np.abs(out - exact) <= 3 * np.spacing(exact.astype(np.float32))).all()
+    assert out[-1] == 1
+    x = np.array([np.nan, -np.inf, -1e30, -127, -126, -0.0, -1, -2], np.float32)
+    exp2_of(x, out[:8])
+    assert np.isnan(out[0])
+    assert np.array_equal(out[1:8], np.exp2(np.array([-126, -126, -126, -126, 0, -1, -2], np.float32)))
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 172])
