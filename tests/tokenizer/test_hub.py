@@ -14,7 +14,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Pipeline
 
-from tests.gguf_factory import byte_alphabet
+from tests.gguf_factory import byte_alphabet, make_model
 from tests.tokenizer.hub_server import COMMIT, hub_server
 from tests.tokenizer.vocabs import SPACE
 
@@ -237,3 +237,20 @@ def test_an_unreachable_hub(load):
     """huggingface_hub tries for some seconds before it gives up; then the cache has to do."""
     online = load("o/words")
     assert load("o/words", HF_ENDPOINT="http://127.0.0.1:9") == online
+
+
+CONSTRUCT = """
+import sys
+from densecore import DenseCore
+with DenseCore(sys.argv[1], hf_repo_id=sys.argv[2]) as model:
+    assert model.tokenizer.kind == "gpt2", model.tokenizer.kind
+    assert model.detokenize(model.tokenize("the thing")) == "the thing"
+"""
+
+
+def test_a_model_with_the_tokenizer_of_a_repository(hub, tmp_path):
+    path = make_model(tmp_path / "model.gguf", n_layers=1)
+    variables = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-c", CONSTRUCT, str(path), "o/bytes"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
