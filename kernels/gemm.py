@@ -11,26 +11,19 @@ import numpy as np
 from numba.extending import overload
 
 from .cache import INLINED_OPTIONS
+from .gemv import multiply_eight
 from .panel import RUN, STRETCH, Panel
 from .simd import (
     TILE_ROWS,
     as_floats,
-    broadcast_pair,
     concat,
-    dot_runs,
     each_column,
     each_row,
-    f32x8,
-    fma,
     fma_tile,
     i16x16,
-    i32x8,
     load_both,
-    load_f32x8,
-    load_i16x16,
     load_tile,
     local_array,
-    madd,
     madd_rows,
     outer_madd,
     prefetch,
@@ -92,48 +85,6 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
     return multiply
 
 
-def multiply_eight(fmt, w, start, stride, header, x, token):
-    """Compiled code only: eight rows times one token, as f32x8: what a panel does, but the quants stay in registers.
-
-    header : a panel, of which one block is used
-    """
-
-
-@overload(multiply_eight, jit_options=INLINED_OPTIONS)
-def _multiply_eight(fmt, w, start, stride, header, x, token):
-    type_size, qk, how = fmt.format.type_size, fmt.format.qk, fmt.format.unpacked
-    unpack_header, unpack_quants, groups = how.unpack_header, how.unpack_quants, how.groups
-    steps, scales, is_signed, has_minimum = how.steps, how.scales, how.is_signed, how.has_minimum
-    has_factors, factor, corrects = how.factor is None, how.factor or 0, how.factor != 0
-    runs_in_group, num_runs = qk // RUN // groups, qk // RUN
-
-    def multiply(fmt, w, start, stride, header, x, token):
-        result, num_blocks = f32x8(0.0), x.d.shape[1]
-        for b in range(num_blocks):
-            for line in range(0, 8 * type_size, 64):  # the next eight rows
-                prefetch(w, start + 8 * (num_blocks * type_size + b * type_size) + line)
-            block, column = start + b * type_size, token * num_blocks + b
-            unpack_header(w, block, stride, header, 0)
-            s, m = i32x8(0), i32x8(0)
-            for group in range(groups):
-                q, run = unpack_quants(w, block, stride, group), group * runs_in_group
-                at = 16 * scales * run
-                s += dot_runs(steps, scales, is_signed, q, header.scales, at, x.q, column * qk + RUN * run)
-            if corrects:
-                for run in range(num_runs):
-                    factors = load_i16x16(header.factors, 16 * run) if has_factors else i16x16(factor)
-                    m += madd(factors, broadcast_pair(x.sums, (column * qk + RUN * run) // 16))
-            d, dx = load_f32x8(header.d, 0), f32x8(x.d[token, b])
-            if has_minimum:
-                minimum = load_f32x8(header.dmin, 0) * as_floats(m)
-                result = fma(dx, fma(d, as_floats(s), -minimum), result)
-            else:
-                result = fma(dx, d * as_floats(s - m), result)
-        return result
-
-    return multiply
-
-
 def unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
     """Compiled code only: fill a panel with `num_blocks` blocks of the rows whose first block begins at byte `start`.
 
@@ -185,10 +136,14 @@ def multiply_panels(fmt):
             rows, stride = (8, row_bytes) if n_out >= 8 else (1, 0)
             for row in range(first, last, rows):
                 top = min(row, n_out - rows)  # the last rows may be computed twice
-                for token in range(num_tokens):
-                    store(acc, 0, multiply_eight(fmt, w, top * row_bytes, stride, panel, x, token))
-                    for r in range(row, min(row + rows, last)):
-                        y[token, r] = acc[r - top]
+                for token in range(0, num_tokens, 2):
+                    if token + 1 < num_tokens:
+                        multiply_eight(fmt, 2, w, top * row_bytes, stride, panel, x, token, acc)
+                    else:
+                        multiply_eight(fmt, 1, w, top * row_bytes, stride, panel, x, token, acc)
+                    for column in range(min(2, num_tokens - token)):
+                        for r in range(row, min(row + rows, last)):
+                            y[token + column, r] = acc[8 * column + r - top]
             return
         for begin in range(0, num_tokens, TOKENS):
             end = min(begin + TOKENS, num_tokens)

@@ -47,6 +47,8 @@ class Unpacked:
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
     factor : the same factor for all x; 0 if M is 0. None if `unpack` writes them.
     has_minimum : each block has a `dmin`.
+    run_quants : compiled; (w, start, run) -> u8x32 or i8x32: one run of the block at byte `start` of one row, element
+        by element; None where blocks have a single run.
     """
 
     unpack_header: Callable[..., None]
@@ -57,3 +59,4 @@ class Unpacked:
     scales: int = 0
     factor: int | None = 0
     has_minimum: bool = False
+    run_quants: Callable[..., Any] | None = None

@@ -228,7 +228,7 @@ def _vector_loader(vector: Vector) -> Any:
 
 load_u8x16, load_i8x16 = _vector_loader(U8x16), _vector_loader(I8x16)
 load_u8x32, load_i8x32 = _vector_loader(U8x32), _vector_loader(I8x32)
-load_i16x16, load_f32x8 = _vector_loader(I16x16), _vector_loader(F32x8)
+load_i16x16, load_i32x8, load_f32x8 = _vector_loader(I16x16), _vector_loader(I32x8), _vector_loader(F32x8)
 
 load_f16x8 = _loader("load_f16x8", F32x8, _I16x8, "Read 8 float16 as float32 (vcvtph2ps).", f16_to_f32)
 load_bf16x8 = _loader("load_bf16x8", F32x8, _I16x8, "Read 8 bfloat16 as float32 (vpmovzxwd, vpslld).", _bf16_to_f32)

@@ -161,6 +161,39 @@ def broadcast_pair(typingctx, x, start):
 
 
 @intrinsic
+def broadcast_two_pairs(typingctx, x, start, stride):
+    """Two int16 of x in each 32-bit lane of the lower half, those `stride` elements behind in the upper half."""
+
+    def codegen(context, builder, sig, args):
+        reader = _Reader(context, builder, sig.args[0], args[0])
+        low, high = (reader.broadcast(I16x16, args[1], args[2], i) for i in range(2))
+        return shuffle(builder, low, high, [*range(8), *range(24, 32)])
+
+    return I16x16(x, types.intp, types.intp), codegen
+
+
+@intrinsic
+def sum_rows(typingctx, x, start):
+    """Sums of eight i32x8 that lie one behind the other in x: lane i is the sum of the i-th (vphaddd, vperm2i128)."""
+
+    def codegen(context, builder, sig, args):
+        reader = _Reader(context, builder, sig.args[0], args[0])
+        rows = [reader.load(I32x8.llvm, args[1], ir.Constant(_I64, 8), i) for i in range(8)]
+        for _ in range(2):  # in each half of 16 bytes, neighbours are added
+            rows = [_add_neighbours(builder, a, b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        low = shuffle(builder, *rows, [0, 1, 2, 3, 8, 9, 10, 11])
+        return builder.add(low, shuffle(builder, *rows, [4, 5, 6, 7, 12, 13, 14, 15]))
+
+    return I32x8(x, types.intp), codegen
+
+
+def _add_neighbours(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Of each half of `a`, then of the same half of `b`: sums of lanes 0 and 1, 2 and 3."""
+    even = [0, 2, 8, 10, 4, 6, 12, 14]
+    return builder.add(shuffle(builder, a, b, even), shuffle(builder, a, b, [lane + 1 for lane in even]))
+
+
+@intrinsic
 def madd_rows(typingctx, sums, factors):
     """A tile of i16 times a factor for each lane of a column, neighbours added: tile of i32 (vpmaddwd)."""
     columns = sums.lanes // factors.lanes

@@ -170,6 +170,13 @@ def unpack_quants(w, start, stride, group):
     return concat(q & 15, q >> 4)
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=4, steps=8, scales=1, factor=None, has_minimum=True)
+@inlined
+def run_quants(w, start, run):
+    return quants(w, start + QS, run)
+
+
+UNPACKED = Unpacked(
+    unpack_header, unpack_quants, groups=4, steps=8, scales=1, factor=None, has_minimum=True, run_quants=run_quants
+)
 
 FORMAT = Format("Q4_K", 12, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -1,0 +1,146 @@
+"""Products of eight rows with one or two tokens: the form of `matmul` for decoding.
+
+In the end lane = row, as in `gemm`, with the same integer sums and the same order of float operations. K-quants come
+there row by row: 32 quants of a row meet 32 activations, the products are scaled and added lane by lane, and only the
+sum of a whole block, an exact integer, is taken across lanes, for eight rows at once. Blocks of 32 elements are too
+short for that: their quants are interleaved as in a panel, and no sum is ever taken across lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numba.extending import overload
+
+from .cache import INLINED_OPTIONS, inlined
+from .formats.base import Format, maddubs_signed
+from .panel import RUN
+from .simd import (
+    as_floats,
+    broadcast_pair,
+    broadcast_two_pairs,
+    dot_runs,
+    f32x8,
+    fma,
+    i16x16,
+    i32x8,
+    load_f32x8,
+    load_i8x32,
+    load_i16x16,
+    load_i32x8,
+    local_array,
+    madd,
+    maddubs,
+    prefetch,
+    store,
+    sum_rows,
+)
+
+ROWS = 8
+
+
+def multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
+    """Compiled code only: eight rows times `columns` tokens (1 or 2): out[8 * column + row], float32.
+
+    start, stride : where in w the first row begins, and how far the next ones lie behind it, in bytes
+    header : a panel, of which one block is used
+    """
+
+
+@overload(multiply_eight, jit_options=INLINED_OPTIONS, prefer_literal=True)
+def _multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
+    type_size, qk, how = fmt.format.type_size, fmt.format.qk, fmt.format.unpacked
+    unpack_header, has_minimum, num_runs = how.unpack_header, how.has_minimum, qk // RUN
+    has_factors, factor, corrects = how.factor is None, how.factor or 0, how.factor != 0
+    columns = columns.literal_value
+    dot_block = (_dot_row_by_row if how.run_quants else _dot_interleaved)(fmt.format, columns)
+    sums_size = ROWS * columns
+
+    def multiply(fmt, columns, w, start, stride, header, x, token, out):
+        num_blocks, sums = x.d.shape[1], local_array(np.int32, sums_size)
+        for i in range(sums_size):
+            out[i] = 0
+        for b in range(num_blocks):
+            block, ahead = start + b * type_size, start + ROWS * (num_blocks + b) * type_size
+            unpack_header(w, block, stride, header, 0)
+            dot_block(w, block, stride, ahead, header, x, (token * num_blocks + b) * qk, sums)
+            for c in range(columns):
+                column = (token + c) * num_blocks + b  # in the flattened x.d
+                s, m = load_i32x8(sums, ROWS * c), i32x8(0)
+                if corrects:
+                    for run in range(num_runs):
+                        factors = load_i16x16(header.factors, 16 * run) if has_factors else i16x16(factor)
+                        m += madd(factors, broadcast_pair(x.sums, (column * qk + RUN * run) // 16))
+                d, dx, acc = load_f32x8(header.d, 0), f32x8(x.d[token + c, b]), load_f32x8(out, ROWS * c)
+                if has_minimum:
+                    minimum = load_f32x8(header.dmin, 0) * as_floats(m)
+                    acc = fma(dx, fma(d, as_floats(s), -minimum), acc)
+                else:
+                    acc = fma(dx, d * as_floats(s - m), acc)
+                store(out, ROWS * c, acc)
+
+    return multiply
+
+
+def _dot_row_by_row(fmt: Format, columns: int) -> Callable[..., None]:
+    """(w, block, stride, ahead, header, x, first, sums): sum of scale * q * x over a block of eight rows, for K-quants.
+
+    ahead : where bytes lie that will be read soon, and are prefetched
+    first : of the flattened x.q, where the block's activations begin for the first column
+    sums : int32 [8 * column + row], the result
+    """
+    how, num_runs, type_size, size = fmt.unpacked, fmt.qk // RUN, fmt.type_size, ROWS * ROWS * columns
+    assert how is not None
+    run_quants, two_scales = how.run_quants, how.scales == 2
+    multiply_bytes = maddubs_signed if how.is_signed else inlined(lambda q, x: maddubs(q, x))
+
+    @inlined
+    def dot(w, block, stride, ahead, header, x, first, sums):
+        n_in, partial = x.q.shape[1], local_array(np.int32, size)
+        for row in range(ROWS):
+            for line in range(0, type_size, 64):
+                prefetch(w, ahead + row * type_size + line)
+            total = second = i32x8(0)
+            for run in range(num_runs):
+                q, k = run_quants(w, block + row * stride, run), first + RUN * run
+                if two_scales:
+                    scales = broadcast_two_pairs(header.scales, 2 * (ROWS * 2 * run + row), 2 * ROWS)
+                else:
+                    scales = broadcast_pair(header.scales, 2 * (ROWS * run + row))
+                total += madd(multiply_bytes(q, load_i8x32(x.q, k)), scales)
+                if columns == 2:
+                    second += madd(multiply_bytes(q, load_i8x32(x.q, k + n_in)), scales)
+            store(partial, ROWS * row, total)
+            if columns == 2:
+                store(partial, ROWS * (ROWS + row), second)
+        for c in range(columns):
+            store(sums, ROWS * c, sum_rows(partial, ROWS * ROWS * c))
+
+    return dot
+
+
+def _dot_interleaved(fmt: Format, columns: int) -> Callable[..., None]:
+    """The same for any format."""
+    how, num_runs, num_bytes = fmt.unpacked, fmt.qk // RUN, ROWS * fmt.type_size
+    assert how is not None
+    steps, scales, is_signed = how.steps, how.scales, how.is_signed
+    unpack_quants, groups, runs_in_group = how.unpack_quants, how.groups, num_runs // how.groups
+
+    @inlined
+    def dot(w, block, stride, ahead, header, x, first, sums):
+        n_in = x.q.shape[1]
+        for line in range(0, num_bytes, 64):
+            prefetch(w, ahead + line)
+        total = second = i32x8(0)
+        for group in range(groups):
+            q, run = unpack_quants(w, block, stride, group), group * runs_in_group
+            at, k = 2 * ROWS * scales * run, first + RUN * run
+            total += dot_runs(steps, scales, is_signed, q, header.scales, at, x.q, k)
+            if columns == 2:
+                second += dot_runs(steps, scales, is_signed, q, header.scales, at, x.q, k + n_in)
+        store(sums, 0, total)
+        if columns == 2:
+            store(sums, ROWS, second)
+
+    return dot
