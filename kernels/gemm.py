@@ -14,21 +14,22 @@ from .cache import INLINED_OPTIONS
 from .gemv import multiply_eight
 from .panel import RUN, STRETCH, Panel
 from .simd import (
+    PARTS,
     TILE_ROWS,
     as_floats,
-    concat,
+    dot_tile,
     each_column,
     each_row,
     fma_tile,
-    i16x16,
-    load_both,
+    load_column,
     load_tile,
     local_array,
-    madd_rows,
+    multipliers,
     outer_madd,
     prefetch,
-    products,
+    same_factor,
     store,
+    store_rows,
     zero_i32,
 )
 
@@ -48,35 +49,28 @@ def multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place)
 def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place):
     columns, qk, how = columns.literal_value, fmt.format.qk, fmt.format.unpacked
     steps, scales, is_signed, has_minimum = how.steps, how.scales, how.is_signed, how.has_minimum
-    has_factors, factor, corrects = how.factor is None, how.factor or 0, how.factor != 0
-    num_runs, parts = qk // RUN, 8 // steps
+    bias, factor, num_runs, has_m = how.bias, how.factor or 0, qk // RUN, how.has_m
+    has_factors = how.factor is None
 
     def multiply(fmt, columns, panel, num_blocks, x, token, block, acc, place):
-        n_in, blocks_in, half = x.q.shape[1], x.d.shape[1], panel.q.size // 2
+        n_in, blocks_in = x.q.shape[1], x.d.shape[1]
         result = load_tile(columns, acc, place)
         for b in range(num_blocks):
             column = token * blocks_in + block + b  # in the flattened x.d
             s, m = zero_i32(columns), zero_i32(columns)
-            for run in range(b * num_runs, (b + 1) * num_runs):
-                kx = column * qk + RUN * (run - b * num_runs)
-                for i in range(parts):
-                    q = 8 * (RUN * run + 4 * steps * i)
-                    sums = products(columns, steps, is_signed, panel.q, q, half, x.q, kx + 4 * steps * i, n_in)
-                    if scales:
-                        s += madd_rows(sums, load_both(panel.scales, 16 * (run * scales + i * scales // parts)))
-                    else:
-                        s += madd_rows(sums, concat(i16x16(1), i16x16(1)))
-            if corrects:
-                for run in range(num_runs):
-                    if has_factors:
-                        factors = load_both(panel.factors, 16 * (b * num_runs + run))
-                    else:
-                        factors = concat(i16x16(factor), i16x16(factor))
-                    m += outer_madd(columns, factors, x.sums, (column * qk + RUN * run) // 16, n_in // 16)
-            d = each_row(columns, load_both(panel.d, 8 * b))
+            for run in range(num_runs):
+                k, number = column * qk + RUN * run, b * num_runs + run
+                q, at = TILE_ROWS * RUN * number, 2 * TILE_ROWS * number
+                s += dot_tile(
+                    columns, steps, scales, is_signed, bias, panel.q, q, panel.scales, at * scales, x.q, k, n_in, x.sums
+                )
+                if has_m:
+                    factors = load_column(panel.factors, at) if has_factors else same_factor(factor)
+                    m += outer_madd(columns, factors, x.sums, k // 16, n_in // 16)
+            d = each_row(columns, load_column(panel.d, TILE_ROWS * b))
             dx = each_column(columns, x.d, column, blocks_in)
             if has_minimum:
-                minimum = each_row(columns, load_both(panel.dmin, 8 * b)) * as_floats(m)
+                minimum = each_row(columns, load_column(panel.dmin, TILE_ROWS * b)) * as_floats(m)
                 result = fma_tile(dx, fma_tile(d, as_floats(s), -minimum), result)
             else:
                 result = fma_tile(dx, d * as_floats(s - m), result)
@@ -95,19 +89,19 @@ def unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
 
 @overload(unpack_panel, jit_options=INLINED_OPTIONS)
 def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
-    how, type_size, qk, in_half = fmt.format.unpacked, fmt.format.type_size, fmt.format.qk, STRETCH // fmt.format.qk
-    unpack_header, unpack_quants, groups = how.unpack_header, how.unpack_quants, how.groups
-    in_group = 8 * qk // groups
+    how, type_size = fmt.format.unpacked, fmt.format.type_size
+    unpack_header, unpack_quants, groups, is_signed = how.unpack_header, how.unpack_quants, how.groups, how.is_signed
 
     def fill(fmt, w, start, stride, num_blocks, ahead, panel):
-        for i in range(2 * num_blocks):
-            half, b = (1, i - num_blocks) if i >= num_blocks else (0, i)
+        for index in range(num_blocks * PARTS):
             for line in range(0, 8 * type_size, 64):
-                prefetch(w, ahead + 8 * type_size * i + line)
-            block, index = start + 8 * half * stride + b * type_size, half * in_half + b
+                prefetch(w, ahead + 8 * type_size * index + line)
+            b, part = index // PARTS, index % PARTS
+            block = start + 8 * part * stride + b * type_size
             unpack_header(w, block, stride, panel, index)
             for group in range(groups):
-                store(panel.q, 8 * qk * index + in_group * group, unpack_quants(w, block, stride, group))
+                quants = multipliers(is_signed, unpack_quants(w, block, stride, group))
+                store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
 
     return fill
 

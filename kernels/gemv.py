@@ -17,6 +17,7 @@ from .cache import INLINED_OPTIONS, inlined
 from .formats.base import Format, maddubs_signed
 from .panel import RUN
 from .simd import (
+    TILE_ROWS,
     as_floats,
     broadcast_pair,
     broadcast_two_pairs,
@@ -32,6 +33,7 @@ from .simd import (
     local_array,
     madd,
     maddubs,
+    multipliers,
     prefetch,
     store,
     sum_rows,
@@ -52,7 +54,7 @@ def multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
 def _multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
     type_size, qk, how = fmt.format.type_size, fmt.format.qk, fmt.format.unpacked
     unpack_header, has_minimum, num_runs = how.unpack_header, how.has_minimum, qk // RUN
-    has_factors, factor, corrects = how.factor is None, how.factor or 0, how.factor != 0
+    has_m, has_factors, factor = how.has_m, how.factor is None, how.factor or 0
     columns = columns.literal_value
     dot_block = (_dot_row_by_row if how.run_quants else _dot_interleaved)(fmt.format, columns)
     sums_size = ROWS * columns
@@ -68,9 +70,9 @@ def _multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
             for c in range(columns):
                 column = (token + c) * num_blocks + b  # in the flattened x.d
                 s, m = load_i32x8(sums, ROWS * c), i32x8(0)
-                if corrects:
+                if has_m:
                     for run in range(num_runs):
-                        factors = load_i16x16(header.factors, 16 * run) if has_factors else i16x16(factor)
+                        factors = load_i16x16(header.factors, 2 * TILE_ROWS * run) if has_factors else i16x16(factor)
                         m += madd(factors, broadcast_pair(x.sums, (column * qk + RUN * run) // 16))
                 d, dx, acc = load_f32x8(header.d, 0), f32x8(x.d[token + c, b]), load_f32x8(out, ROWS * c)
                 if has_minimum:
@@ -105,9 +107,9 @@ def _dot_row_by_row(fmt: Format, columns: int) -> Callable[..., None]:
             for run in range(num_runs):
                 q, k = run_quants(w, block + row * stride, run), first + RUN * run
                 if two_scales:
-                    scales = broadcast_two_pairs(header.scales, 2 * (ROWS * 2 * run + row), 2 * ROWS)
+                    scales = broadcast_two_pairs(header.scales, 2 * (2 * TILE_ROWS * run + row), 2 * TILE_ROWS)
                 else:
-                    scales = broadcast_pair(header.scales, 2 * (ROWS * run + row))
+                    scales = broadcast_pair(header.scales, 2 * (TILE_ROWS * run + row))
                 total += madd(multiply_bytes(q, load_i8x32(x.q, k)), scales)
                 if columns == 2:
                     second += madd(multiply_bytes(q, load_i8x32(x.q, k + n_in)), scales)
@@ -124,7 +126,7 @@ def _dot_interleaved(fmt: Format, columns: int) -> Callable[..., None]:
     """The same for any format."""
     how, num_runs, num_bytes = fmt.unpacked, fmt.qk // RUN, ROWS * fmt.type_size
     assert how is not None
-    steps, scales, is_signed = how.steps, how.scales, how.is_signed
+    steps, scales, is_signed, bias = how.steps, how.scales, how.is_signed, how.bias
     unpack_quants, groups, runs_in_group = how.unpack_quants, how.groups, num_runs // how.groups
 
     @inlined
@@ -134,11 +136,11 @@ def _dot_interleaved(fmt: Format, columns: int) -> Callable[..., None]:
             prefetch(w, ahead + line)
         total = second = i32x8(0)
         for group in range(groups):
-            q, run = unpack_quants(w, block, stride, group), group * runs_in_group
-            at, k = 2 * ROWS * scales * run, first + RUN * run
-            total += dot_runs(steps, scales, is_signed, q, header.scales, at, x.q, k)
+            q, run = multipliers(is_signed, unpack_quants(w, block, stride, group)), group * runs_in_group
+            at, k = 2 * TILE_ROWS * scales * run, first + RUN * run
+            total += dot_runs(steps, scales, is_signed, bias, q, header.scales, at, x.q, k, x.sums)
             if columns == 2:
-                second += dot_runs(steps, scales, is_signed, q, header.scales, at, x.q, k + n_in)
+                second += dot_runs(steps, scales, is_signed, bias, q, header.scales, at, x.q, k + n_in, x.sums)
         store(sums, 0, total)
         if columns == 2:
             store(sums, ROWS, second)

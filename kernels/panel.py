@@ -1,4 +1,4 @@
-"""Panels: sixteen rows of a matrix, a stretch of them at a time, brought into the form that products are fast in.
+"""Panels: some rows of a matrix, a stretch of them at a time, brought into the form that products are fast in.
 
 Whatever a format's blocks look like, a panel holds for each row and run of 32 elements the quants as bytes, four of
 each row side by side, the integer scales, and the factors of the activations' sums. One kernel then serves all
@@ -18,13 +18,13 @@ STRETCH = 512  # elements of each row in a panel
 
 
 class Panel(NamedTuple):
-    """Buffers of one panel: flat, first everything about rows 0 to 7, then about rows 8 to 15."""
+    """Buffers of one panel, flat; of `simd.TILE_ROWS` rows, which lie side by side."""
 
-    q: np.ndarray  # (2, STRETCH / 4, 8, 4) uint8, or the bits of int8
-    scales: np.ndarray  # (2, STRETCH / RUN, scales of a run, 8, 2) int16: each scale twice
-    factors: np.ndarray  # (2, STRETCH / RUN, 8, 2) int16: factors of the sums of elements 0 to 15 and 16 to 31
-    d: np.ndarray  # (2, blocks, 8) float32
-    dmin: np.ndarray  # (2, blocks, 8) float32
+    q: np.ndarray  # (STRETCH / 4, rows, 4) uint8, or the bits of int8
+    scales: np.ndarray  # (STRETCH / RUN, scales of a run, rows, 2) int16: each scale twice
+    factors: np.ndarray  # (STRETCH / RUN, rows, 2) int16: factors of the sums of elements 0 to 15 and 16 to 31
+    d: np.ndarray  # (blocks, rows) float32
+    dmin: np.ndarray  # (blocks, rows) float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Unpacked:
     Attributes
     ----------
     unpack_header : compiled; (w, start, stride, panel, index) writes all but the quants of one block of the eight rows
-        that begin at byte `start` and lie `stride` bytes apart, as blocks number `index` of the panel's buffers.
+        that begin at byte `start` and lie `stride` bytes apart, as number `index` of the panel (`simd.store_rows`).
     unpack_quants : compiled; (w, start, stride, group) -> vector of the quants of some runs of the same block: u8 or
         i8, run by run; four elements of each row, then the next four.
     groups : how many such vectors make a block.
@@ -45,7 +45,7 @@ class Unpacked:
         1 for 8.
     is_signed : q are int8.
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
-    factor : the same factor for all x; 0 if M is 0. None if `unpack` writes them.
+    factor : the same factor for all x; 0 if M is 0. None if `unpack_header` writes them.
     has_minimum : each block has a `dmin`.
     run_quants : compiled; (w, start, run) -> u8x32 or i8x32: one run of the block at byte `start` of one row, element
         by element; None where blocks have a single run.
@@ -60,3 +60,13 @@ class Unpacked:
     factor: int | None = 0
     has_minimum: bool = False
     run_quants: Callable[..., Any] | None = None
+
+    @property
+    def bias(self) -> int:
+        """What may be subtracted from each q instead of M from a block: d * (S - M) with the same factor for all x."""
+        return 0 if self.has_minimum else self.factor or 0
+
+    @property
+    def has_m(self) -> bool:
+        """Whether M has to be computed."""
+        return self.has_minimum or self.factor is None

@@ -11,6 +11,7 @@ from numba.core.cgutils import false_bit
 
 from .simd_types import (
     I32,
+    IS_X86,
     ISA,
     F32x8,
     I8x16,
@@ -48,34 +49,39 @@ def _pair_products(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> tuple[ir.
     "Multiply unsigned by signed bytes and add neighbours, saturating to int16 (vpmaddubsw).",
 )
 def maddubs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    if ISA == "avx2":
+    if IS_X86:
         return call(builder, "llvm.x86.avx2.pmadd.ub.sw", I16x16.llvm, [a, b])
     wide = ir.VectorType(ir.IntType(16), 32)
     even, odd = _pair_products(builder, builder.zext(a, wide), builder.sext(b, wide))
     return call(builder, "llvm.sadd.sat.v16i16", I16x16.llvm, [even, odd])
 
 
+def multiply_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """`madd` of vectors of any width that the CPU has."""
+    lanes = a.type.count
+    result = ir.VectorType(I32, lanes // 2)
+    if IS_X86:
+        return call(builder, _PMADDWD[lanes], result, [a, b])
+    wide = ir.VectorType(I32, lanes)
+    return builder.add(*_pair_products(builder, builder.sext(a, wide), builder.sext(b, wide)))
+
+
+_PMADDWD = {8: "llvm.x86.sse2.pmadd.wd", 16: "llvm.x86.avx2.pmadd.wd", 32: "llvm.x86.avx512.pmaddw.d.512"}
+
+
 @instruction(I32x8, (I16x16, I16x16), "Multiply int16 and add neighbours into int32 (vpmaddwd).")
 def madd(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    if ISA == "avx2":
-        return call(builder, "llvm.x86.avx2.pmadd.wd", I32x8.llvm, [a, b])
-    wide = ir.VectorType(I32, 16)
-    even, odd = _pair_products(builder, builder.sext(a, wide), builder.sext(b, wide))
-    return builder.add(even, odd)
+    return multiply_pairs(builder, a, b)
 
 
 @instruction(I32x4, (I16x8, I16x8), "The same on eight lanes (vpmaddwd).")
 def madd_i16x8(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    if ISA == "avx2":
-        return call(builder, "llvm.x86.sse2.pmadd.wd", I32x4.llvm, [a, b])
-    wide = ir.VectorType(I32, 8)
-    even, odd = _pair_products(builder, builder.sext(a, wide), builder.sext(b, wide))
-    return builder.add(even, odd)
+    return multiply_pairs(builder, a, b)
 
 
 @instruction(I8x32, (I8x32, I8x32), "The first argument times the sign (-1, 0, 1) of the second (vpsignb).")
 def sign(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    if ISA == "avx2":
+    if IS_X86:
         return call(builder, "llvm.x86.avx2.psign.b", I8x32.llvm, [a, b])
     zero = constant(I8x32.llvm, 0)
     signed = builder.select(builder.icmp_signed("<", b, zero), builder.sub(zero, a), a)
@@ -87,11 +93,15 @@ def abs_u8(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
     return call(builder, "llvm.abs.v32i8", I8x32.llvm, [a, false_bit])
 
 
-@instruction(I8x32, (I8x16, U8x32), "table[index] for 16 entries; indices must be below 16 (vpshufb).")
+@instruction(I8x32, (I8x16, U8x32), "table[index] for 16 entries; indices must be below 16 (vpshufb; tbl on NEON).")
 def lookup(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
-    if ISA == "avx2":
+    if IS_X86:
         both = shuffle(builder, table, table, list(range(16)) * 2)
         return call(builder, "llvm.x86.avx2.pshuf.b", I8x32.llvm, [both, index])
+    if ISA == "neon":
+        halves = (shuffle(builder, index, index, range(first, first + 16)) for first in (0, 16))
+        found = [call(builder, "llvm.aarch64.neon.tbl1.v16i8", I8x16.llvm, [table, half]) for half in halves]
+        return shuffle(builder, *found, range(32))
     result = constant(I8x32.llvm, 0)
     for entry in range(16):
         value = splat(builder, I8x32, builder.extract_element(table, ir.Constant(I32, entry)))

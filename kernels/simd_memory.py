@@ -182,7 +182,7 @@ def _bf16_to_f32(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
 
 def f16_to_f32(builder: ir.IRBuilder, half: ir.Value) -> ir.Value:
     ints, floats = _like(half.type, I32), _like(half.type, _F32)
-    if ISA == "avx2":
+    if ISA != "portable":
         return builder.fpext(builder.bitcast(half, _like(half.type, _F16)), floats)
     # Exponent and fraction move into place. The exponents' biases differ by 112: a multiplication adds it, and
     # normalises subnormals. Infinity and NaN keep the largest exponent.
@@ -196,7 +196,7 @@ def f16_to_f32(builder: ir.IRBuilder, half: ir.Value) -> ir.Value:
 
 
 def _f32_to_f16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    if ISA == "avx2":
+    if ISA != "portable":
         return builder.bitcast(builder.fptrunc(value, _like(value.type, _F16)), _like(value.type, _I16))
     ints, floats = _like(value.type, I32), value.type
     bits = builder.bitcast(value, ints)

@@ -16,14 +16,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _intrinsic
 
-from .simd_instructions import abs_u8, madd, maddubs, sign
+from .simd_dots import LANES, TAKES_UNSIGNED, Operands, Run, multiply_run
+from .simd_instructions import multiply_pairs
 from .simd_memory import address_of
-from .simd_types import I32, F32x8, I8x32, I16x16, I32x8, U8x32, Vector, call, constant, join, shuffle, splat
+from .simd_types import I32, ISA, I16x16, I32x8, Vector, call, constant, join, shuffle, splat
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
-TILE_ROWS = 16
-_HALVES = TILE_ROWS // 8  # vectors that hold one column of a tile
-_I8, _I64 = ir.IntType(8), ir.IntType(64)
+TILE_ROWS = 32 if ISA == "avx512" else 16
+PARTS = TILE_ROWS // 8  # eight rows each: how formats unpack them
+_I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+_QUANTS, _PAIRS = ir.VectorType(_I8, 4 * LANES), ir.VectorType(_I16, 2 * LANES)
+_FLOATS = Vector("f32", LANES)
 
 _Values = list[ir.Value]
 
@@ -56,19 +59,9 @@ class _Reader:
         """The `memory` at element start + strides * times."""
         return load_at(self.builder, self.place(memory, start, strides, times), memory)
 
-    def broadcast(self, vector: Vector, start: ir.Value, strides: ir.Value, times: int) -> ir.Value:
+    def broadcast(self, kind: ir.VectorType, start: ir.Value, strides: ir.Value, times: int) -> ir.Value:
         """32 bits from there in each 32-bit lane of a vector."""
-        return broadcast_at(self.builder, self.place(I32, start, strides, times), vector)
-
-
-def ordered_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """a + b where it is written.
-
-    LLVM would turn a chain of sums into a tree, which shortens the wait, and run out of registers. A fence, which
-    becomes no instruction and exists for floats only, keeps it from that.
-    """
-    total = builder.bitcast(builder.add(a, b), F32x8.llvm)
-    return builder.bitcast(call(builder, "llvm.arithmetic.fence.v8f32", F32x8.llvm, [total]), a.type)
+        return broadcast_at(self.builder, self.place(I32, start, strides, times), kind)
 
 
 def load_at(builder: ir.IRBuilder, place: ir.Value, memory: ir.Type, plus: int = 0) -> ir.Value:
@@ -77,77 +70,129 @@ def load_at(builder: ir.IRBuilder, place: ir.Value, memory: ir.Type, plus: int =
     return builder.load(builder.bitcast(place, memory.as_pointer()), align=1)
 
 
-def broadcast_at(builder: ir.IRBuilder, place: ir.Value, vector: Vector, plus: int = 0) -> ir.Value:
+def broadcast_at(builder: ir.IRBuilder, place: ir.Value, kind: ir.VectorType, plus: int = 0) -> ir.Value:
     """32 bits from there in each 32-bit lane of a vector (vpbroadcastd)."""
-    return builder.bitcast(splat(builder, I32x8, load_at(builder, place, I32, plus)), vector.llvm)
+    words = Vector("i32", kind.count * int(str(kind.element)[1:] if kind.element != ir.FloatType() else 32) // 32)
+    return builder.bitcast(splat(builder, words, load_at(builder, place, I32, plus)), kind)
 
 
 # ---------------------------------------------------------------------------------------------- products
 
 
 @intrinsic(prefer_literal=True)
-def products(typingctx, columns, steps, is_signed, q, start, half, x, x_start, x_stride):
-    """Products of 4 * `steps` elements of 16 rows and some columns, summed in int16: tile of i16 (vpmaddubsw, vpaddw).
+def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, factors, at, x, x_start, x_stride, x_sums):
+    """Sums of scale * (q - bias) * x over a run of all rows of a panel, for some columns: tile of i32.
 
-    q : a panel: each step has 4 elements of 8 rows, row by row; the other 8 rows lie `half` elements behind
-    x : int8; column c has its elements at x_start + c * x_stride
-    is_signed : q are int8 and the sign of q goes to x; else q are uint8. The caller sees to it that nothing overflows.
+    steps, scales, is_signed, bias : see `panel.Unpacked`
+    q : the panel's quants, from byte `start`: 4 elements of each row, then the next 4
+    factors : int16, from element `at` for each scale of the run all rows, each row's scale twice
+    x : int8; column c has its elements at x_start + c * x_stride; x_sums : their sums over 16 elements each
     """
-    n, num_steps, signed = columns.literal_value, steps.literal_value, is_signed.literal_value
+    n = columns.literal_value
+    run = Run(steps.literal_value, scales.literal_value, is_signed.literal_value, bias.literal_value)
 
     def codegen(context, builder, sig, args):
-        weights = _Reader(context, builder, sig.args[3], args[3])
-        activations = _Reader(context, builder, sig.args[6], args[6])
-        panel, row = (ir.VectorType(_I8, size * num_steps) for size in (32, 4))
-        rows = [weights.place(panel, args[4], args[5], h) for h in range(_HALVES)]
-        tokens = [activations.place(row, args[7], args[8], c) for c in range(n)]
-        sums: list[ir.Value | None] = [None] * (n * _HALVES)
-        for step in range(num_steps):
-            w = [load_at(builder, place, U8x32.llvm, 32 * step) for place in rows]
-            magnitude = [abs_u8.emit(builder, v) for v in w] if signed else w
-            for c, place in enumerate(tokens):
-                v = broadcast_at(builder, place, I8x32, 4 * step)
-                for h in range(_HALVES):
-                    product = maddubs.emit(builder, magnitude[h], sign.emit(builder, v, w[h]) if signed else v)
-                    before = sums[c * _HALVES + h]
-                    sums[c * _HALVES + h] = product if before is None else ordered_add(builder, before, product)
-        return join(builder, sums)
+        weights, scale_rows, activations, sums = (
+            _Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9, 12)
+        )
+        panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS), args[6])
+        tokens = [activations.place(ir.VectorType(_I8, 32), args[10], args[11], c) for c in range(n)]
+        sixteen = ir.Constant(_I64, 16)
+        first_sum, sums_stride = builder.sdiv(args[10], sixteen), builder.sdiv(args[11], sixteen)
 
-    return tile("i16", n)(columns, steps, is_signed, q, types.intp, types.intp, x, types.intp, types.intp), codegen
+        def factor_vectors(number: int) -> list[ir.Value]:
+            place = builder.add(args[8], ir.Constant(_I64, 2 * TILE_ROWS * number))
+            column = scale_rows.load(ir.VectorType(_I16, 2 * TILE_ROWS), place)
+            return split(builder, column, _PAIRS.count)
+
+        operands = Operands(
+            columns=n,
+            quants=lambda step: [
+                load_at(builder, panel, _QUANTS, 4 * (TILE_ROWS * step + first)) for first in range(0, TILE_ROWS, LANES)
+            ],
+            activation=lambda step, c: broadcast_at(builder, tokens[c], _QUANTS, 4 * step),
+            pair_of_sums=lambda c: sums.broadcast(_PAIRS, first_sum, sums_stride, c),
+            factors=factor_vectors,
+        )
+        return join(builder, multiply_run(builder, run, operands))
+
+    given = (columns, steps, scales, is_signed, bias, q, types.intp, factors, types.intp, x, types.intp, types.intp)
+    return tile("i32", n)(*given, x_sums), codegen
 
 
 @intrinsic(prefer_literal=True)
-def dot_runs(typingctx, steps, scales, is_signed, q, factors, at, x, x_start):
-    """Products of some runs of eight rows with one vector, times the scales, summed: i32x8 (vpmaddubsw, vpmaddwd).
+def dot_runs(typingctx, steps, scales, is_signed, bias, q, factors, at, x, x_start, x_sums):
+    """The same for some runs of eight rows whose quants are in registers, and one column: i32x8.
 
-    q : the runs, u8 or i8, as a panel has them; the products of 4 * `steps` elements are summed in int16
-    scales : in a run of 32: 0 (all are 1), 1 or 2
-    factors : int16, from element `at` one i16x16 for each scale, each row's scale twice
-    x : int8, from element `x_start`
+    q : the runs, as `unpack_quants` of a format gives them, and made `multipliers`
     """
-    num_steps, in_run, signed = steps.literal_value, scales.literal_value, is_signed.literal_value
+    run = Run(steps.literal_value, scales.literal_value, is_signed.literal_value, bias.literal_value)
+    lanes = min(LANES, 8)
+    quants, pairs = ir.VectorType(_I8, 4 * lanes), ir.VectorType(_I16, 2 * lanes)
 
     def codegen(context, builder, sig, args):
-        steps_of_run = 8
-        reader = _Reader(context, builder, sig.args[4], args[4])
-        activations = _Reader(context, builder, sig.args[6], args[6]).place(ir.VectorType(_I8, q.lanes // 8), args[7])
-        total = constant(I32x8.llvm, 0)
-        factor, sums = constant(I16x16.llvm, 1), None
-        for step, w in enumerate(split(builder, args[3], 32)):
-            if in_run and step % (steps_of_run // in_run) == 0:
-                number = step * in_run // steps_of_run
-                factor = reader.load(I16x16.llvm, builder.add(args[5], ir.Constant(_I64, 16 * number)))
-            v = broadcast_at(builder, activations, I8x32, 4 * step)
-            if signed:
-                product = maddubs.emit(builder, abs_u8.emit(builder, w), sign.emit(builder, v, w))
-            else:
-                product = maddubs.emit(builder, w, v)
-            sums = product if sums is None else ordered_add(builder, sums, product)
-            if (step + 1) % num_steps == 0:
-                total, sums = builder.add(total, madd.emit(builder, sums, factor)), None
+        scale_rows, activations, sums = (_Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9))
+        row = activations.place(ir.VectorType(_I8, q.lanes // 8), args[8])
+        first_sum = builder.sdiv(args[8], ir.Constant(_I64, 16))
+        vectors = split(builder, args[4], 4 * lanes)
+        in_step = 8 // lanes
+        total = None
+        for number in range(q.lanes // 256):
+
+            def factor_vectors(scale: int, number: int = number) -> list[ir.Value]:
+                place = 2 * TILE_ROWS * (number * run.scales + scale)
+                eight = scale_rows.load(I16x16.llvm, builder.add(args[6], ir.Constant(_I64, place)))
+                return split(builder, eight, pairs.count)
+
+            operands = Operands(
+                columns=1,
+                quants=lambda step, first=8 * number: vectors[(first + step) * in_step :][:in_step],
+                activation=lambda step, c, first=8 * number: broadcast_at(builder, row, quants, 4 * (first + step)),
+                pair_of_sums=lambda c, first=2 * number: sums.broadcast(
+                    pairs, builder.add(first_sum, ir.Constant(_I64, first)), first_sum, 0
+                ),
+                factors=factor_vectors,
+            )
+            product = join(builder, multiply_run(builder, run, operands))
+            total = product if total is None else builder.add(total, product)
         return total
 
-    return I32x8(steps, scales, is_signed, q, factors, types.intp, x, types.intp), codegen
+    return I32x8(steps, scales, is_signed, bias, q, factors, types.intp, x, types.intp, x_sums), codegen
+
+
+@intrinsic(prefer_literal=True)
+def multipliers(typingctx, is_signed, q):
+    """Quants as `dot_tile` and `dot_runs` take them: int8 plus 128 where only unsigned bytes can be multiplied."""
+    flips = is_signed.literal_value and TAKES_UNSIGNED
+
+    def codegen(context, builder, sig, args):
+        return builder.xor(args[1], constant(q.llvm, -128)) if flips else args[1]
+
+    return q(is_signed, q), codegen
+
+
+@intrinsic
+def store_rows(typingctx, array, index, vector):
+    """Write what belongs to eight rows of one block, 32 bytes a time, between that of the panel's other rows.
+
+    index : the block times `PARTS`, plus which eight rows
+    """
+    count = vector.num_bytes // 32
+
+    def codegen(context, builder, sig, args):
+        context_of = context, builder, sig.args[0], args[0]
+        itemsize = context.get_abi_sizeof(context.get_data_type(array.dtype))
+        parts = ir.Constant(_I64, PARTS)
+        block, part = builder.sdiv(args[1], parts), builder.srem(args[1], parts)
+        first = builder.add(builder.mul(block, ir.Constant(_I64, PARTS * count)), part)
+        lanes = vector.lanes // count
+        for i, piece in enumerate(split(builder, args[2], lanes)):
+            number = builder.add(first, ir.Constant(_I64, PARTS * i))
+            place = address_of(*context_of, builder.mul(number, ir.Constant(_I64, 32 // itemsize)), piece.type)
+            builder.store(piece, builder.bitcast(place, piece.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
 
 
 @intrinsic
@@ -155,7 +200,7 @@ def broadcast_pair(typingctx, x, start):
     """Two int16 of x in each 32-bit lane, as i16x16 (vpbroadcastd)."""
 
     def codegen(context, builder, sig, args):
-        return broadcast_at(builder, _Reader(context, builder, sig.args[0], args[0]).place(I32, args[1]), I16x16)
+        return broadcast_at(builder, _Reader(context, builder, sig.args[0], args[0]).place(I32, args[1]), I16x16.llvm)
 
     return I16x16(x, types.intp), codegen
 
@@ -166,7 +211,7 @@ def broadcast_two_pairs(typingctx, x, start, stride):
 
     def codegen(context, builder, sig, args):
         reader = _Reader(context, builder, sig.args[0], args[0])
-        low, high = (reader.broadcast(I16x16, args[1], args[2], i) for i in range(2))
+        low, high = (reader.broadcast(I16x16.llvm, args[1], args[2], i) for i in range(2))
         return shuffle(builder, low, high, [*range(8), *range(24, 32)])
 
     return I16x16(x, types.intp, types.intp), codegen
@@ -193,19 +238,6 @@ def _add_neighbours(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value
     return builder.add(shuffle(builder, a, b, even), shuffle(builder, a, b, [lane + 1 for lane in even]))
 
 
-@intrinsic
-def madd_rows(typingctx, sums, factors):
-    """A tile of i16 times a factor for each lane of a column, neighbours added: tile of i32 (vpmaddwd)."""
-    columns = sums.lanes // factors.lanes
-
-    def codegen(context, builder, sig, args):
-        scales = split(builder, args[1], 16)
-        parts = split(builder, args[0], 16)
-        return join(builder, [madd.emit(builder, part, scales[i % _HALVES]) for i, part in enumerate(parts)])
-
-    return tile("i32", columns)(sums, factors), codegen
-
-
 @intrinsic(prefer_literal=True)
 def outer_madd(typingctx, columns, factors, x, start, stride):
     """Pairs of factors of each row times the pair of int16 of each column, added: tile of i32 (vpmaddwd).
@@ -216,9 +248,9 @@ def outer_madd(typingctx, columns, factors, x, start, stride):
 
     def codegen(context, builder, sig, args):
         reader = _Reader(context, builder, sig.args[2], args[2])
-        rows = split(builder, args[1], 16)
-        pairs = [reader.broadcast(I16x16, args[3], args[4], c) for c in range(n)]
-        return join(builder, [madd.emit(builder, row, pair) for pair in pairs for row in rows])
+        rows = split(builder, args[1], _PAIRS.count)
+        pairs = [reader.broadcast(_PAIRS, args[3], args[4], c) for c in range(n)]
+        return join(builder, [multiply_pairs(builder, row, pair) for pair in pairs for row in rows])
 
     return tile("i32", n)(columns, factors, x, types.intp, types.intp), codegen
 
@@ -245,18 +277,22 @@ def load_tile(typingctx, columns, array, place):
 
 
 @intrinsic
-def load_both(typingctx, array, place):
-    """32 bytes of an array's first half, from element `place`, then those of its second half: one column of rows."""
-    lanes = {types.int16: 16, types.float32: 8}[array.dtype]
-    kind, one = (Vector(f"{array.dtype.name[0]}{array.dtype.bitwidth}", n * lanes) for n in (_HALVES, 1))
+def load_column(typingctx, array, place):
+    """What belongs to all rows of a panel, 32 bits each, from element `place`: one column of a tile."""
+    element = f"{array.dtype.name[0]}{array.dtype.bitwidth}"
+    kind = Vector(element, TILE_ROWS * 32 // array.dtype.bitwidth)
 
     def codegen(context, builder, sig, args):
-        reader = _Reader(context, builder, sig.args[0], args[0])
-        size = context.make_array(sig.args[0])(context, builder, args[0]).nitems
-        behind = builder.lshr(size, ir.Constant(_I64, 1))
-        return join(builder, [reader.load(one.llvm, args[1], behind, h) for h in range(_HALVES)])
+        return _Reader(context, builder, sig.args[0], args[0]).load(kind.llvm, args[1])
 
     return kind(array, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def same_factor(typingctx, factor):
+    """A column of int16 pairs, all equal to a constant."""
+    kind = Vector("i16", 2 * TILE_ROWS)
+    return kind(factor), lambda context, builder, sig, args: constant(kind.llvm, factor.literal_value)
 
 
 @intrinsic(prefer_literal=True)
@@ -266,8 +302,8 @@ def each_column(typingctx, columns, x, start, stride):
 
     def codegen(context, builder, sig, args):
         reader = _Reader(context, builder, sig.args[1], args[1])
-        values = [reader.broadcast(F32x8, args[2], args[3], c) for c in range(n)]
-        return join(builder, [v for v in values for _ in range(_HALVES)])
+        values = [reader.broadcast(_FLOATS.llvm, args[2], args[3], c) for c in range(n)]
+        return join(builder, [v for v in values for _ in range(TILE_ROWS // LANES)])
 
     return tile("f32", n)(columns, x, types.intp, types.intp), codegen
 

@@ -18,7 +18,14 @@ from numba.extending import lower_builtin, models, register_model
 
 intrinsic: Any = numba.extending.intrinsic  # its own type does not tell what its functions take
 
-ISAS = ("avx2", "portable")
+_AVX2 = {"avx2", "fma", "f16c"}
+ISAS = {  # by what a CPU must have; the best first
+    "avx512": _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"},
+    "avxvnni": _AVX2 | {"avxvnni"},
+    "avx2": _AVX2,
+    "neon": {"neon", "dotprod"},
+    "portable": set(),
+}
 
 
 def _cpu_features() -> set[str]:
@@ -34,13 +41,14 @@ def _choose_isa() -> str:
     wanted = os.environ.get("DENSECORE_ISA", "")
     if wanted and wanted not in ISAS:
         raise ImportError(f"DENSECORE_ISA={wanted!r} is not known: use one of {', '.join(ISAS)}, or leave it unset")
-    has_avx2 = {"avx2", "fma", "f16c"} <= _cpu_features()
-    if wanted == "avx2" and not has_avx2:
-        raise ImportError("DENSECORE_ISA=avx2, but this CPU lacks AVX2, FMA or F16C: leave it unset")
-    return wanted or ("avx2" if has_avx2 else "portable")
+    features = _cpu_features()
+    if missing := sorted(ISAS.get(wanted, set()) - features):
+        raise ImportError(f"DENSECORE_ISA={wanted}, but this CPU lacks {', '.join(missing)}: leave it unset")
+    return wanted or next(isa for isa, needed in ISAS.items() if needed <= features)
 
 
 ISA = _choose_isa()
+IS_X86 = ISA in ("avx512", "avxvnni", "avx2")
 
 # ---------------------------------------------------------------------------------------------- types
 

@@ -26,8 +26,8 @@ from ..simd import (
     load_i8x16,
     lookup,
     lookup_wide,
-    store,
     store_f32,
+    store_rows,
 )
 from .base import Q8, Format, dot_32_signed, fma_ref, load_nibbles, nibbles_ref, read_f16
 
@@ -88,7 +88,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store(panel.d, 8 * index, load_halves(w, start, stride))
+    store_rows(panel.d, index, load_halves(w, start, stride))
 
 
 @inlined

@@ -19,6 +19,7 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    concat,
     fma_f32,
     half_of_words,
     i16x16,
@@ -32,8 +33,8 @@ from ..simd import (
     load_u32,
     load_words,
     madd,
-    store,
     store_f32,
+    store_rows,
     sum_i32x8,
 )
 from . import iq4_nl
@@ -113,13 +114,25 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 
 @inlined
+def scale_twice(low, high, sub):
+    """Scale `sub` of eight rows, twice as int16."""
+    scale = (low >> 4 * sub & 15 | (high >> 2 * sub & 3) << 4) - 32
+    return scale & 0xFFFF | scale << 16
+
+
+@inlined
+def four_scales(low, high, sub):
+    """Scales `sub` to `sub` + 3."""
+    first = concat(scale_twice(low, high, sub), scale_twice(low, high, sub + 1))
+    return concat(first, concat(scale_twice(low, high, sub + 2), scale_twice(low, high, sub + 3)))
+
+
+@inlined
 def unpack_header(w, start, stride, panel, index):
     first, low = load_words(w, start, stride), load_words(w, start + SCALES_L, stride)
-    store(panel.d, 8 * index, half_of_words(first, 0))
+    store_rows(panel.d, index, half_of_words(first, 0))
     high = first >> 16
-    for sub in range(8):
-        scale = (low >> 4 * sub & 15 | (high >> 2 * sub & 3) << 4) - 32
-        store(panel.scales, 16 * (8 * index + sub), scale & 0xFFFF | scale << 16)  # twice, as int16
+    store_rows(panel.scales, index, concat(four_scales(low, high, 0), four_scales(low, high, 4)))
 
 
 @inlined

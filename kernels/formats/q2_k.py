@@ -37,8 +37,8 @@ from ..simd import (
     maddubs,
     spread,
     spread_pairs,
-    store,
     store_f32,
+    store_rows,
     sum_i32x8,
     widen_u8x16,
 )
@@ -121,11 +121,11 @@ def vec_dot(w, offset, num_blocks, x, token):
 @inlined
 def unpack_header(w, start, stride, panel, index):
     d = load_words(w, start + D, stride)
-    store(panel.d, 8 * index, half_of_words(d, 0))
-    store(panel.dmin, 8 * index, half_of_words(d, 1))
+    store_rows(panel.d, index, half_of_words(d, 0))
+    store_rows(panel.dmin, index, half_of_words(d, 1))
     scales = interleave_16(w, start + SCALES, stride)
-    store(panel.scales, 256 * index, spread(scales & 15, False))
-    store(panel.factors, 128 * index, spread_pairs(scales >> 4, False))
+    store_rows(panel.scales, index, spread(scales & 15, False))
+    store_rows(panel.factors, index, spread_pairs(scales >> 4, False))
 
 
 @inlined

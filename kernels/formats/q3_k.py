@@ -38,8 +38,8 @@ from ..simd import (
     maddubs,
     spread,
     spread_pairs,
-    store,
     store_f32,
+    store_rows,
     sum_i32x8,
 )
 from . import q2_k
@@ -138,14 +138,14 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store(panel.d, 8 * index, load_halves(w, start + D, stride))
+    store_rows(panel.d, index, load_halves(w, start + D, stride))
     first, second = as_bytes(load_words(w, start + SCALES, stride)), as_bytes(load_words(w, start + SCALES + 4, stride))
     high = as_bytes(load_words(w, start + SCALES + 8, stride))
     low_half = concat(first & 15 | (high & 3) << 4, second & 15 | (high >> 2 & 3) << 4)
     high_half = concat(first >> 4 | (high >> 4 & 3) << 4, second >> 4 | high >> 6 << 4)
     scales = concat(low_half, high_half)
-    store(panel.scales, 256 * index, spread(scales, False) - 32)
-    store(panel.factors, 128 * index, (spread_pairs(scales, False) - 32) << 2)  # the 4 in q - 4
+    store_rows(panel.scales, index, spread(scales, False) - 32)
+    store_rows(panel.factors, index, (spread_pairs(scales, False) - 32) << 2)  # the 4 in q - 4
 
 
 @inlined

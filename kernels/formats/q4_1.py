@@ -24,8 +24,8 @@ from ..simd import (
     load_f16,
     load_f32,
     load_halves,
-    store,
     store_f32,
+    store_rows,
 )
 from .base import Q8, Format, dot_32, fma_ref, load_nibbles, nibbles_ref, read_f16, sum_32
 
@@ -86,8 +86,8 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store(panel.d, 8 * index, load_halves(w, start, stride))
-    store(panel.dmin, 8 * index, -load_halves(w, start + 2, stride))
+    store_rows(panel.d, index, load_halves(w, start, stride))
+    store_rows(panel.dmin, index, -load_halves(w, start + 2, stride))
 
 
 @inlined

@@ -39,8 +39,8 @@ from ..simd import (
     pair_sums,
     part,
     spread,
-    store,
     store_f32,
+    store_rows,
     sum_i32x4,
     sum_i32x8,
 )
@@ -157,11 +157,11 @@ def vec_dot(w, offset, num_blocks, x, token):
 def unpack_header(w, start, stride, panel, index):
     """Everything but the quants of a block of eight rows, as block `index` of the panel's buffers."""
     words = interleave_16(w, start, stride)  # d and dmin, then the scales
-    store(panel.d, 8 * index, half_of_words(part(words, 0), 0))
-    store(panel.dmin, 8 * index, half_of_words(part(words, 0), 1))
+    store_rows(panel.d, index, half_of_words(part(words, 0), 0))
+    store_rows(panel.dmin, index, half_of_words(part(words, 0), 1))
     first, second, third = part(words, 1), part(words, 2), part(words, 3)
-    store(panel.scales, 128 * index, spread(concat(first & 63, third & 15 | first >> 6 << 4), False))
-    store(panel.factors, 128 * index, spread(concat(second & 63, third >> 4 | second >> 6 << 4), False))
+    store_rows(panel.scales, index, spread(concat(first & 63, third & 15 | first >> 6 << 4), False))
+    store_rows(panel.factors, index, spread(concat(second & 63, third >> 4 | second >> 6 << 4), False))
 
 
 @inlined

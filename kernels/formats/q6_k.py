@@ -36,8 +36,8 @@ from ..simd import (
     maddubs,
     spread,
     spread_pairs,
-    store,
     store_f32,
+    store_rows,
     sum_i32x8,
     widen_i8x16,
 )
@@ -125,10 +125,10 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store(panel.d, 8 * index, load_halves(w, start + D, stride))
+    store_rows(panel.d, index, load_halves(w, start + D, stride))
     scales = interleave_16(w, start + SCALES, stride)
-    store(panel.scales, 256 * index, spread(scales, True))
-    store(panel.factors, 128 * index, spread_pairs(scales, True) << 5)  # the 32 in q - 32
+    store_rows(panel.scales, index, spread(scales, True))
+    store_rows(panel.factors, index, spread_pairs(scales, True) << 5)  # the 32 in q - 32
 
 
 @inlined

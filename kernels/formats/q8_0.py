@@ -22,8 +22,8 @@ from ..simd import (
     load_halves,
     load_i8,
     load_i8x32,
-    store,
     store_f32,
+    store_rows,
 )
 from .base import Q8, Format, dot_32_signed, fma_ref, read_f16
 
@@ -69,7 +69,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store(panel.d, 8 * index, load_halves(w, start, stride))
+    store_rows(panel.d, index, load_halves(w, start, stride))
 
 
 @inlined
