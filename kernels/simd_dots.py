@@ -106,40 +106,52 @@ def _by_dots(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
 # ---------------------------------------------------------------------------------------------- vpmaddubsw, vpmaddwd
 
 
-def _ordered_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """a + b where it is written.
+def _settle(builder: ir.IRBuilder, vectors: list[ir.Value | None]) -> list[ir.Value | None]:
+    """The same vectors; all are computed here, and what follows is computed later.
 
-    LLVM would turn a chain of sums into a tree, which shortens the wait, and run out of registers. A fence, which
-    becomes no instruction and exists for floats only, keeps it from that.
+    LLVM would go on with one chain of sums to its end and keep everything that the other chains need in memory. It
+    takes an empty piece of assembly for something that might change the vectors, and does not look across.
     """
-    floats = ir.VectorType(ir.FloatType(), a.type.count // 2)
-    total = builder.bitcast(builder.add(a, b), floats)
-    return builder.bitcast(call(builder, f"llvm.arithmetic.fence.v{floats.count}f32", floats, [total]), a.type)
+    given = [v for v in vectors if v is not None]
+    if not IS_X86 or not given:
+        return vectors
+    kinds = [v.type for v in given]
+    constraints = ",".join(["=x"] * len(given) + [str(i) for i in range(len(given))])
+    result = kinds[0] if len(given) == 1 else ir.LiteralStructType(kinds)
+    fence = ir.InlineAsm(ir.FunctionType(result, kinds), "", constraints, side_effect=True)
+    settled = builder.call(fence, given)
+    parts = iter([settled] if len(given) == 1 else [builder.extract_value(settled, i) for i in range(len(given))])
+    return [None if v is None else next(parts) for v in vectors]
 
 
 def _by_pairs(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
-    result: Vectors = []
-    for first in range(0, STEPS, run.steps):
-        sums: Vectors = []
-        for step in range(first, first + run.steps):
-            rows = operands.quants(step)
-            magnitudes = [abs_u8.emit(builder, q) for q in rows] if run.is_signed else rows
-            for c in range(operands.columns):
-                x = operands.activation(step, c)
-                for p, q in enumerate(rows):
-                    i, signed = c * len(rows) + p, sign.emit(builder, x, q) if run.is_signed else x
-                    product = maddubs.emit(builder, magnitudes[p], signed)
-                    if step == first:
-                        sums.append(product)
-                    else:
-                        sums[i] = _ordered_add(builder, sums[i], product)
-        factors = operands.factors(first * run.scales // STEPS) if run.scales else [constant(sums[0].type, 1)]
-        wide = [multiply_pairs(builder, v, factors[i % len(factors)]) for i, v in enumerate(sums)]
-        if first:
-            result = [builder.add(a, b) for a, b in zip(result, wide, strict=True)]
-        elif run.total_bias:
-            offsets = _offsets(builder, run, operands, wide[0].type)
-            result = [builder.add(v, offsets[i * operands.columns // len(wide)]) for i, v in enumerate(wide)]
+    one = constant(ir.VectorType(ir.IntType(16), 2 * LANES), 1)
+    totals = _offsets(builder, run, operands, ir.VectorType(I32, LANES)) if run.total_bias else None
+    sums: list[ir.Value | None] = []
+    result: list[ir.Value | None] = []
+    for step in range(STEPS):
+        rows = operands.quants(step)
+        magnitudes = [abs_u8.emit(builder, q) for q in rows] if run.is_signed else rows
+        if step == 0:
+            sums = [None] * (operands.columns * len(rows))
+            result = [v for v in totals or [None] * operands.columns for _ in rows]
+        is_last = (step + 1) % run.steps == 0
+        factors = [one]
+        if is_last and run.scales:
+            factors = operands.factors(step * run.scales // STEPS)
+        for c in range(operands.columns):
+            x = operands.activation(step, c)
+            for p, q in enumerate(rows):
+                i, signed = c * len(rows) + p, sign.emit(builder, x, q) if run.is_signed else x
+                added = maddubs.emit(builder, magnitudes[p], signed)
+                added = added if sums[i] is None else builder.add(sums[i], added)
+                sums[i] = added
+                if is_last:
+                    wide = multiply_pairs(builder, added, factors[p % len(factors)])
+                    result[i] = wide if result[i] is None else builder.add(result[i], wide)
+                    sums[i] = None
+        if is_last and run.steps == 1:
+            result = _settle(builder, result)
         else:
-            result = wide
+            sums = _settle(builder, sums)
     return result
