@@ -14,32 +14,31 @@ import numpy as np
 from numba.extending import overload
 
 from .cache import INLINED_OPTIONS, inlined
-from .formats.base import Format, maddubs_signed
+from .formats.base import Format
 from .panel import RUN
 from .simd import (
     TILE_ROWS,
     as_floats,
     broadcast_pair,
-    broadcast_two_pairs,
+    dot_row,
     dot_runs,
     f32x8,
     fma,
     i16x16,
     i32x8,
     load_f32x8,
-    load_i8x32,
     load_i16x16,
     load_i32x8,
     local_array,
     madd,
-    maddubs,
     multipliers,
-    prefetch,
+    prefetch_far,
     store,
     sum_rows,
 )
 
 ROWS = 8
+FAR = 16384  # bytes behind the next eight rows: what is prefetched now
 
 
 def multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
@@ -56,7 +55,7 @@ def _multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
     unpack_header, has_minimum, num_runs = how.unpack_header, how.has_minimum, qk // RUN
     has_m, has_factors, factor = how.has_m, how.factor is None, how.factor or 0
     columns = columns.literal_value
-    dot_block = (_dot_row_by_row if how.run_quants else _dot_interleaved)(fmt.format, columns)
+    dot_block = (_dot_row_by_row if how.scales else _dot_interleaved)(fmt.format, columns)
     sums_size = ROWS * columns
 
     def multiply(fmt, columns, w, start, stride, header, x, token, out):
@@ -64,7 +63,7 @@ def _multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
         for i in range(sums_size):
             out[i] = 0
         for b in range(num_blocks):
-            block, ahead = start + b * type_size, start + ROWS * (num_blocks + b) * type_size
+            block, ahead = start + b * type_size, start + ROWS * (num_blocks + b) * type_size + FAR
             unpack_header(w, block, stride, header, 0)
             dot_block(w, block, stride, ahead, header, x, (token * num_blocks + b) * qk, sums)
             for c in range(columns):
@@ -92,27 +91,24 @@ def _dot_row_by_row(fmt: Format, columns: int) -> Callable[..., None]:
     first : of the flattened x.q, where the block's activations begin for the first column
     sums : int32 [8 * column + row], the result
     """
-    how, num_runs, type_size, size = fmt.unpacked, fmt.qk // RUN, fmt.type_size, ROWS * ROWS * columns
+    how, type_size, size = fmt.unpacked, fmt.type_size, ROWS * ROWS * columns
     assert how is not None
-    run_quants, two_scales = how.run_quants, how.scales == 2
-    multiply_bytes = maddubs_signed if how.is_signed else inlined(lambda q, x: maddubs(q, x))
+    scales, is_signed, unpack_quants, groups = how.scales, how.is_signed, how.unpack_quants, how.groups
+    in_group, factors_in_group = fmt.qk // groups, fmt.qk // RUN // groups * scales * 2 * TILE_ROWS
 
     @inlined
     def dot(w, block, stride, ahead, header, x, first, sums):
         n_in, partial = x.q.shape[1], local_array(np.int32, size)
         for row in range(ROWS):
             for line in range(0, type_size, 64):
-                prefetch(w, ahead + row * type_size + line)
+                prefetch_far(w, ahead + row * type_size + line)
             total = second = i32x8(0)
-            for run in range(num_runs):
-                q, k = run_quants(w, block + row * stride, run), first + RUN * run
-                if two_scales:
-                    scales = broadcast_two_pairs(header.scales, 2 * (2 * TILE_ROWS * run + row), 2 * TILE_ROWS)
-                else:
-                    scales = broadcast_pair(header.scales, 2 * (TILE_ROWS * run + row))
-                total += madd(multiply_bytes(q, load_i8x32(x.q, k)), scales)
+            for group in range(groups):
+                q, k = unpack_quants(w, block + row * stride, None, group), first + in_group * group
+                at = 2 * row + factors_in_group * group
+                total += dot_row(scales, is_signed, q, header.scales, at, x.q, k)
                 if columns == 2:
-                    second += madd(multiply_bytes(q, load_i8x32(x.q, k + n_in)), scales)
+                    second += dot_row(scales, is_signed, q, header.scales, at, x.q, k + n_in)
             store(partial, ROWS * row, total)
             if columns == 2:
                 store(partial, ROWS * (ROWS + row), second)
@@ -133,7 +129,7 @@ def _dot_interleaved(fmt: Format, columns: int) -> Callable[..., None]:
     def dot(w, block, stride, ahead, header, x, first, sums):
         n_in = x.q.shape[1]
         for line in range(0, num_bytes, 64):
-            prefetch(w, ahead + line)
+            prefetch_far(w, ahead + line)
         total = second = i32x8(0)
         for group in range(groups):
             q, run = multipliers(is_signed, unpack_quants(w, block, stride, group)), group * runs_in_group

@@ -19,13 +19,14 @@ from .simd import (
     fma_tile,
     load_f32x8,
     local_array,
-    prefetch,
+    prefetch_far,
     store,
     sum_f32x8,
     with_lane,
 )
 
 ROWS = 4
+FAR = 16384  # bytes behind the next rows: what is prefetched now
 TOKENS = 24  # whose activations stay in the L2 cache while the rows of a task pass
 
 
@@ -67,7 +68,7 @@ def multiply_floats(fmt: Format) -> Callable[..., None]:
         n_in, acc = x.shape[1], four_times(f32x8(0.0))
         for k in range(0, n_in // 8 * 8, 8):
             for line in range(0, 8 * ROWS * size, 64):
-                prefetch(w, at + ROWS * (n_in + k) * size + line)  # the next rows
+                prefetch_far(w, at + ROWS * (n_in + k) * size + FAR + line)  # the next rows
             acc = fma_tile(four_rows(w, at + k * size, stride), four_times(load_f32x8(x, token * n_in + k)), acc)
         finish(w, at, stride, x, token, acc, y, row, skip, rows)
 

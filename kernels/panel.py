@@ -39,7 +39,7 @@ class Unpacked:
     unpack_header : compiled; (w, start, stride, panel, index) writes all but the quants of one block of the eight rows
         that begin at byte `start` and lie `stride` bytes apart, as number `index` of the panel (`simd.store_rows`).
     unpack_quants : compiled; (w, start, stride, group) -> vector of the quants of some runs of the same block: u8 or
-        i8, run by run; four elements of each row, then the next four.
+        i8, run by run; four elements of each row, then the next four. With None as `stride`, of the one row at `start`.
     groups : how many such vectors make a block.
     steps : how many times the products of 4 elements may be added in int16: 8 for q of 4 bits, 4 for 5 bits, 2 for 6,
         1 for 8.
@@ -47,8 +47,6 @@ class Unpacked:
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
     factor : the same factor for all x; 0 if M is 0. None if `unpack_header` writes them.
     has_minimum : each block has a `dmin`.
-    run_quants : compiled; (w, start, run) -> u8x32 or i8x32: one run of the block at byte `start` of one row, element
-        by element; None where blocks have a single run.
     """
 
     unpack_header: Callable[..., None]
@@ -59,7 +57,6 @@ class Unpacked:
     scales: int = 0
     factor: int | None = 0
     has_minimum: bool = False
-    run_quants: Callable[..., Any] | None = None
 
     @property
     def bias(self) -> int:

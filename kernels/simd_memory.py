@@ -148,23 +148,39 @@ def local_array(typingctx, dtype, size):
     return array(dtype, size), codegen
 
 
-@intrinsic
-def prefetch(typingctx, array, offset):
-    """Ask for the cache line of an element, which may lie outside of the array (prefetcht0)."""
-    _check_place("prefetch", array, offset)
+def _prefetcher(name: str, locality: int, doc: str) -> Any:
+    def prefetch(typingctx, array, offset):
+        _check_place(name, array, offset)
 
-    def codegen(context, builder, sig, args):
-        view = context.make_array(sig.args[0])(context, builder, args[0])
-        item = context.get_abi_sizeof(context.get_data_type(sig.args[0].dtype))
-        base = builder.bitcast(view.data, _I8.as_pointer())
-        place = builder.gep(base, [builder.mul(args[1], ir.Constant(_I64, item))])
-        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-        name = "llvm.prefetch.p0"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, 3, 1))])  # read, all levels, data
-        return context.get_dummy_value()
+        def codegen(context, builder, sig, args):
+            view = context.make_array(sig.args[0])(context, builder, args[0])
+            item = context.get_abi_sizeof(context.get_data_type(sig.args[0].dtype))
+            base = builder.bitcast(view.data, _I8.as_pointer())
+            place = builder.gep(base, [builder.mul(args[1], ir.Constant(_I64, item))])
+            kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+            symbol = "llvm.prefetch.p0"
+            function = builder.module.globals.get(symbol) or ir.Function(builder.module, kind, symbol)
+            builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, locality, 1))])  # to read data
+            return context.get_dummy_value()
 
-    return types.void(array, types.intp), codegen
+        return types.void(array, types.intp), codegen
+
+    prefetch.__name__ = prefetch.__qualname__ = name
+    prefetch.__doc__ = doc
+    return intrinsic(prefetch)
+
+
+prefetch = _prefetcher(
+    "prefetch", 3, "Ask for the cache line of an element, which may lie outside of the array (prefetcht0)."
+)
+prefetch_far = _prefetcher(
+    "prefetch_far",
+    2,
+    """The same into the second cache only (prefetcht1): for what is read once, long before it is.
+
+    The first cache can wait for some twenty lines at a time, which limits one thread to half of what memory gives.
+    """,
+)
 
 
 # ---------------------------------------------------------------------------------------------- 16-bit floats

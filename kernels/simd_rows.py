@@ -45,24 +45,31 @@ def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 
 def _interleaver(num_bytes: int) -> Any:
-    vector = Vector("u8", 8 * num_bytes)
+    many, one = Vector("u8", 8 * num_bytes), Vector("u8", num_bytes)
 
     def load(typingctx, array, start, stride):
-        def codegen(context, builder, sig, args):
+        def interleave(context, builder, sig, args):
             where = context, builder, sig.args[0], args[0]
             parts = []
             for plus in range(0, num_bytes, 16):
                 parts += _transpose(
                     builder, [_load_row(where, args[1], args[2], row, plus, _WORDS) for row in range(8)]
                 )
-            return builder.bitcast(join(builder, parts), vector.llvm)
+            return builder.bitcast(join(builder, parts), many.llvm)
 
-        return vector(array, types.intp, types.intp), codegen
+        def load_row(context, builder, sig, args):
+            place = address_of(context, builder, sig.args[0], args[0], args[1], one.llvm)
+            return builder.load(builder.bitcast(place, one.llvm.as_pointer()), align=1)
+
+        if isinstance(stride, types.NoneType):
+            return one(array, types.intp, stride), load_row
+        return many(array, types.intp, types.intp), interleave
 
     load.__name__ = load.__qualname__ = f"interleave_{num_bytes}"
-    load.__doc__ = (
-        f"""{num_bytes} bytes of each of eight rows: bytes 0 to 3 of each row, then bytes 4 to 7 of each ..."""
-    )
+    load.__doc__ = f"""{num_bytes} bytes of each of eight rows: bytes 0 to 3 of each row, then bytes 4 to 7 of each ...
+
+    With None as stride, {num_bytes} bytes of one row: the same operations then unpack it alone.
+    """
     return intrinsic(load)
 
 

@@ -17,9 +17,9 @@ from numba import types
 from numba.extending import intrinsic as _intrinsic
 
 from .simd_dots import LANES, TAKES_UNSIGNED, Operands, Run, multiply_run
-from .simd_instructions import multiply_pairs
+from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
 from .simd_memory import address_of
-from .simd_types import I32, ISA, I16x16, I32x8, Vector, call, constant, join, shuffle, splat
+from .simd_types import I32, ISA, I8x32, I16x16, I32x8, Vector, call, constant, join, shuffle, splat
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 TILE_ROWS = 32 if ISA == "avx512" else 16
@@ -205,16 +205,35 @@ def broadcast_pair(typingctx, x, start):
     return I16x16(x, types.intp), codegen
 
 
-@intrinsic
-def broadcast_two_pairs(typingctx, x, start, stride):
-    """Two int16 of x in each 32-bit lane of the lower half, those `stride` elements behind in the upper half."""
+@intrinsic(prefer_literal=True)
+def dot_row(typingctx, scales, is_signed, q, factors, at, x, x_start):
+    """Products of some runs of one row with as many elements of x, times the scales: i32x8, whose lanes add to the sum.
+
+    scales : in a run, 1 or 2
+    q : the runs, element by element
+    factors : int16, from element `at` on in each `TILE_ROWS` pairs the row's next scale, twice
+    """
+    per_run, signed = scales.literal_value, is_signed.literal_value
 
     def codegen(context, builder, sig, args):
-        reader = _Reader(context, builder, sig.args[0], args[0])
-        low, high = (reader.broadcast(I16x16.llvm, args[1], args[2], i) for i in range(2))
-        return shuffle(builder, low, high, [*range(8), *range(24, 32)])
+        scale_rows, activations = (_Reader(context, builder, sig.args[i], args[i]) for i in (3, 5))
+        row = activations.place(ir.VectorType(_I8, q.lanes), args[6])
+        stride, total = ir.Constant(_I64, 2 * TILE_ROWS), constant(I32x8.llvm, 0)
+        for run, quants in enumerate(split(builder, args[2], 32)):
+            v = load_at(builder, row, I8x32.llvm, 32 * run)
+            if signed:
+                product = maddubs.emit(builder, abs_u8.emit(builder, quants), sign.emit(builder, v, quants))
+            else:
+                product = maddubs.emit(builder, quants, v)
+            first, last = (
+                scale_rows.broadcast(I16x16.llvm, args[4], stride, number)
+                for number in (run * per_run, (run + 1) * per_run - 1)
+            )
+            factor = shuffle(builder, first, last, [*range(8), *range(24, 32)])  # of 16 elements each
+            total = builder.add(total, multiply_pairs(builder, product, factor))
+        return total
 
-    return I16x16(x, types.intp, types.intp), codegen
+    return I32x8(scales, is_signed, q, factors, types.intp, x, types.intp), codegen
 
 
 @intrinsic

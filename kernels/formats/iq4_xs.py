@@ -140,11 +140,6 @@ def unpack_quants(w, start, stride, group):
     return iq4_nl.unpack_quants(w, start + QS + 16 * group - iq4_nl.QS, stride, 0)
 
 
-@inlined
-def run_quants(w, start, run):
-    return quants(w, start + QS + 16 * run)
-
-
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=8, steps=1, is_signed=True, scales=1, run_quants=run_quants)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=8, steps=1, is_signed=True, scales=1)
 
 FORMAT = Format("IQ4_XS", 23, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

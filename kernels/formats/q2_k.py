@@ -134,13 +134,6 @@ def unpack_quants(w, start, stride, group):
     return concat(concat(q & 3, q >> 2 & 3), concat(q >> 4 & 3, q >> 6))
 
 
-@inlined
-def run_quants(w, start, run):
-    return quants(w, start + QS, run)
-
-
-UNPACKED = Unpacked(
-    unpack_header, unpack_quants, groups=2, steps=4, scales=2, factor=None, has_minimum=True, run_quants=run_quants
-)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=4, scales=2, factor=None, has_minimum=True)
 
 FORMAT = Format("Q2_K", 10, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

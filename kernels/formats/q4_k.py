@@ -170,13 +170,6 @@ def unpack_quants(w, start, stride, group):
     return concat(q & 15, q >> 4)
 
 
-@inlined
-def run_quants(w, start, run):
-    return quants(w, start + QS, run)
-
-
-UNPACKED = Unpacked(
-    unpack_header, unpack_quants, groups=4, steps=8, scales=1, factor=None, has_minimum=True, run_quants=run_quants
-)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=4, steps=8, scales=1, factor=None, has_minimum=True)
 
 FORMAT = Format("Q4_K", 12, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

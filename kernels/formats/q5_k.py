@@ -118,8 +118,6 @@ def unpack_quants(w, start, stride, group):
     return concat(q & 15, q >> 4) | concat(high & 1, high >> 1 & 1) << 4
 
 
-UNPACKED = Unpacked(
-    unpack_header, unpack_quants, groups=4, steps=4, scales=1, factor=None, has_minimum=True, run_quants=quants
-)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=4, steps=4, scales=1, factor=None, has_minimum=True)
 
 FORMAT = Format("Q5_K", 13, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)
