@@ -26,7 +26,7 @@ from .simd import (
     local_array,
     multipliers,
     outer_madd,
-    prefetch,
+    prefetch_far,
     same_factor,
     store,
     store_rows,
@@ -93,15 +93,15 @@ def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
     unpack_header, unpack_quants, groups, is_signed = how.unpack_header, how.unpack_quants, how.groups, how.is_signed
 
     def fill(fmt, w, start, stride, num_blocks, ahead, panel):
-        for index in range(num_blocks * PARTS):
-            for line in range(0, 8 * type_size, 64):
-                prefetch(w, ahead + 8 * type_size * index + line)
-            b, part = index // PARTS, index % PARTS
-            block = start + 8 * part * stride + b * type_size
-            unpack_header(w, block, stride, panel, index)
-            for group in range(groups):
-                quants = multipliers(is_signed, unpack_quants(w, block, stride, group))
-                store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
+        for part in range(PARTS):
+            for b in range(num_blocks):
+                for line in range(0, 8 * type_size, 64):
+                    prefetch_far(w, ahead + 8 * type_size * (part * num_blocks + b) + line)
+                block = start + 8 * part * stride + b * type_size
+                unpack_header(w, block, stride, panel, PARTS * b + part)
+                for group in range(groups):
+                    quants = multipliers(is_signed, unpack_quants(w, block, stride, group))
+                    store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
 
     return fill
 

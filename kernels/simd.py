@@ -15,11 +15,14 @@ number: ``acc = fma(f32x8(d), x, acc)``. This module gives
 
 Vectors live in compiled code only: none of this can be called from Python, nor under ``NUMBA_DISABLE_JIT=1``.
 
-Two implementations stand behind the names. ``ISA == "avx2"`` emits x86 instructions; ``"portable"`` emits generic
-LLVM vector operations that any CPU runs, and that tests use as a second opinion. Both give the same bits (which NaN
-a NaN is aside). The environment variable ``DENSECORE_ISA`` overrides the choice that is made from the CPU's features.
+Several implementations stand behind the names (`simd_types.ISAS`): ``ISA == "avx2"`` emits x86 instructions,
+``"avxvnni"`` and ``"avx512"`` use dot products of bytes and wider vectors for products of matrices, ``"neon"`` the ones
+of ARM; ``"portable"`` emits generic LLVM vector operations that any CPU runs, and that tests use as a second opinion.
+All give the same bits (which NaN a NaN is aside). The environment variable ``DENSECORE_ISA`` overrides the choice that
+is made from the CPU's features.
 
-The parts: `simd_types` (types and operators), `simd_memory` (loads and stores), `simd_instructions` (the rest).
+The parts: `simd_types` (types and operators), `simd_memory` (loads and stores), `simd_instructions` (the rest that
+works on single vectors), `simd_rows` (eight rows of a matrix into lanes), `simd_tiles` and `simd_dots` (many products).
 """
 
 from __future__ import annotations

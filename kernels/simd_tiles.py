@@ -98,7 +98,7 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
         panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS), args[6])
         tokens = [activations.place(ir.VectorType(_I8, 32), args[10], args[11], c) for c in range(n)]
         sixteen = ir.Constant(_I64, 16)
-        first_sum, sums_stride = builder.sdiv(args[10], sixteen), builder.sdiv(args[11], sixteen)
+        first_sum, sums_stride = builder.udiv(args[10], sixteen), builder.udiv(args[11], sixteen)
 
         def factor_vectors(number: int) -> list[ir.Value]:
             place = builder.add(args[8], ir.Constant(_I64, 2 * TILE_ROWS * number))
@@ -133,7 +133,7 @@ def dot_runs(typingctx, steps, scales, is_signed, bias, q, factors, at, x, x_sta
     def codegen(context, builder, sig, args):
         scale_rows, activations, sums = (_Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9))
         row = activations.place(ir.VectorType(_I8, q.lanes // 8), args[8])
-        first_sum = builder.sdiv(args[8], ir.Constant(_I64, 16))
+        first_sum = builder.udiv(args[8], ir.Constant(_I64, 16))
         vectors = split(builder, args[4], 4 * lanes)
         in_step = 8 // lanes
         total = None
@@ -183,7 +183,7 @@ def store_rows(typingctx, array, index, vector):
         context_of = context, builder, sig.args[0], args[0]
         itemsize = context.get_abi_sizeof(context.get_data_type(array.dtype))
         parts = ir.Constant(_I64, PARTS)
-        block, part = builder.sdiv(args[1], parts), builder.srem(args[1], parts)
+        block, part = builder.udiv(args[1], parts), builder.urem(args[1], parts)
         first = builder.add(builder.mul(block, ir.Constant(_I64, PARTS * count)), part)
         lanes = vector.lanes // count
         for i, piece in enumerate(split(builder, args[2], lanes)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,27 @@ from pathlib import Path
 import pytest
 
 from densecore.kernels import simd_types
-from densecore.kernels.simd import ISA
+
+from .instruction_sets import other_isas
 
 HERE = Path(__file__).parent
 SUITES = ("simd", "simd_memory", "formats", "quantize", "attention")  # matrix products: test_matmul compares bits
+AVX2 = {"avx2", "fma", "f16c"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 
 
 @pytest.mark.parametrize(
     ("wanted", "features", "chosen"),
     [
-        ("", {"avx2", "fma", "f16c", "avx512f"}, "avx2"),
+        ("", AVX512, "avx512"),
+        ("", AVX512 - {"avx512vnni"}, "avx2"),
+        ("", AVX2 | {"avxvnni"}, "avxvnni"),
+        ("", AVX2, "avx2"),
         ("", {"avx2", "fma"}, "portable"),
-        ("portable", {"avx2", "fma", "f16c"}, "portable"),
+        ("", {"neon", "dotprod"}, "neon"),
+        ("", {"neon"}, "portable"),
+        ("avx2", AVX512, "avx2"),
+        ("portable", AVX2, "portable"),
     ],
 )
 def test_choice_of_instructions(wanted: str, features: set, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +40,14 @@ def test_choice_of_instructions(wanted: str, features: set, chosen: str, monkeyp
     assert simd_types._choose_isa() == chosen
 
 
-@pytest.mark.parametrize(("wanted", "message"), [("avx9", "use one of avx2, portable"), ("avx2", "this CPU lacks")])
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("avx9", "use one of avx512, avxvnni, avx2, neon, portable"),
+        ("avx2", "this CPU lacks avx2, f16c, fma"),
+        ("neon", "this CPU lacks dotprod, neon"),
+    ],
+)
 def test_impossible_choice_of_instructions(wanted: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DENSECORE_ISA", wanted)
     monkeypatch.setattr(simd_types, "_cpu_features", set)
@@ -38,18 +55,68 @@ def test_impossible_choice_of_instructions(wanted: str, message: str, monkeypatc
         simd_types._choose_isa()
 
 
+@pytest.mark.parametrize(
+    ("isa", "triple", "cpu", "features", "expected", "absent"),
+    [
+        (
+            "avx512",
+            "x86_64-unknown-linux-gnu",
+            "icelake-server",
+            AVX512,
+            {"vpdpbusd": r"%zmm", "vpmulld": r"%zmm", "vcvtph2ps": ""},
+            "vpmaddubsw",
+        ),
+        (
+            "avxvnni",
+            "x86_64-unknown-linux-gnu",
+            "alderlake",
+            AVX2 | {"avxvnni"},
+            {r"\{vex\}\s+vpdpbusd": r"%ymm", "vpshufb": ""},
+            "%zmm",
+        ),
+        ("avx2", "x86_64-unknown-linux-gnu", "haswell", AVX2, {"vpmaddubsw": r"%ymm", "vpsignb": r"%ymm"}, "vpdpbusd"),
+        (
+            "neon",
+            "aarch64-unknown-linux-gnu",
+            "neoverse-n1",
+            {"neon", "dotprod"},
+            {"sdot": r"v\d+\.4s, v\d+\.16b, v\d+\.16b", "tbl": "", "fcvtl": ""},
+            "vpdpbusd",
+        ),
+    ],
+)
+def test_instructions_of_other_cpus(
+    isa: str, triple: str, cpu: str, features: set, expected: dict[str, str], absent: str
+) -> None:
+    """What this machine may be unable to run is compiled for that CPU, and the instructions are looked for."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.emit_dots", triple, cpu],
+        cwd=HERE.parents[1],
+        env=os.environ | {"NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in features), "DENSECORE_ISA": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    chosen, assembly = done.stdout.split("\n", 1)
+    assert chosen == isa
+    for instruction, operands in expected.items():
+        assert re.search(rf"^\s+{instruction}\s.*{operands}", assembly, re.MULTILINE), (instruction, assembly)
+    assert absent not in assembly
+
+
 def test_features_named_to_numba_replace_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simd_types.config, "CPU_FEATURES", "+avx2,-fma,+f16c")
     assert simd_types._cpu_features() == {"avx2", "f16c"}
 
 
-@pytest.mark.skipif(ISA == "portable", reason="runs on the portable instruction set already")
-def test_everything_passes_on_the_portable_instruction_set() -> None:
+@pytest.mark.parametrize("isa", other_isas())
+def test_everything_passes_on_the_other_instruction_sets_of_this_cpu(isa: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in SUITES]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         cwd=HERE.parents[1],
-        env=os.environ | {"DENSECORE_ISA": "portable"},
+        env=os.environ | {"DENSECORE_ISA": isa},
         capture_output=True,
         text=True,
         timeout=900,

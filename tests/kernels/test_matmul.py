@@ -13,9 +13,9 @@ import pytest
 from densecore.kernels import matmul
 from densecore.kernels.formats import FORMATS, Format
 from densecore.kernels.plan import Plan
-from densecore.kernels.simd import ISA
 
 from .blocks import as_file, operand, random_blocks, same_bits
+from .instruction_sets import other_isas
 from .matmul_outputs import outputs
 
 ROOT = Path(__file__).parents[2]
@@ -90,14 +90,14 @@ def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.skipif(ISA == "portable", reason="runs on the portable instruction set already")
-def test_portable_instructions_give_the_same_bits(tmp_path: Path) -> None:
-    file = tmp_path / "portable.npz"
-    done = run_python("-m", "tests.kernels.matmul_outputs", str(file), DENSECORE_ISA="portable")
+@pytest.mark.parametrize("isa", other_isas())
+def test_other_instruction_sets_give_the_same_bits(isa: str, tmp_path: Path) -> None:
+    file = tmp_path / "other.npz"
+    done = run_python("-m", "tests.kernels.matmul_outputs", str(file), DENSECORE_ISA=isa)
     assert done.returncode == 0, done.stderr
-    with np.load(file) as portable:
-        assert sorted(portable) == sorted(FORMATS)
-        differing = [name for name, y in outputs().items() if not same_bits(y, portable[name])]
+    with np.load(file) as other:
+        assert sorted(other) == sorted(FORMATS)
+        differing = [name for name, y in outputs().items() if not same_bits(y, other[name])]
     assert differing == []
 
 
