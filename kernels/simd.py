@@ -83,6 +83,7 @@ from .simd_memory import (
 )
 from .simd_rows import (
     as_bytes,
+    as_words,
     concat,
     half_of_words,
     interleave_16,
@@ -133,6 +134,7 @@ __all__ = [
     "as_f32",
     "as_floats",
     "as_i32",
+    "as_words",
     "bits_to_bytes",
     "broadcast_pair",
     "bytes_to_i16x8",

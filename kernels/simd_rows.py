@@ -130,6 +130,12 @@ def as_bytes(typingctx, words):
 
 
 @intrinsic
+def as_words(typingctx, wide):
+    """The same bits, read as i32x8."""
+    return I32x8(wide), lambda context, builder, sig, args: builder.bitcast(args[0], I32x8.llvm)
+
+
+@intrinsic
 def concat(typingctx, a, b):
     """One vector behind another of the same type."""
     double = Vector(a.element, 2 * a.lanes)

@@ -19,13 +19,14 @@ from ..panel import Unpacked
 from ..simd import (
     concat,
     fma_f32,
+    half_of_words,
     interleave_16,
     load_f16,
     load_f32,
-    load_halves,
     load_i8x16,
     lookup,
     lookup_wide,
+    part,
     store_f32,
     store_rows,
 )
@@ -88,7 +89,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store_rows(panel.d, index, load_halves(w, start, stride))
+    store_rows(panel.d, index, half_of_words(part(interleave_16(w, start, stride), 0), 0))
 
 
 @inlined

@@ -18,15 +18,16 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    as_words,
     bits_to_bytes,
     concat,
     fma_f32,
+    half_of_words,
     interleave_16,
     load_f16,
     load_f32,
-    load_halves,
     load_u32,
-    load_words,
+    part,
     spread_bits,
     store_f32,
     store_rows,
@@ -89,13 +90,15 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store_rows(panel.d, index, load_halves(w, start, stride))
+    store_rows(panel.d, index, half_of_words(part(interleave_16(w, start, stride), 0), 0))
 
 
 @inlined
 def unpack_quants(w, start, stride, group):
     q = interleave_16(w, start + QS, stride)
-    return concat(q & 15, q >> 4) | spread_bits(load_words(w, start + QH, stride))
+    first = interleave_16(w, start, stride)  # bytes 0-1 d, 2-5 qh
+    high = as_words(part(first, 0)) >> 16 & 0xFFFF | as_words(part(first, 1)) << 16
+    return concat(q & 15, q >> 4) | spread_bits(high)
 
 
 UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=16)

@@ -19,15 +19,16 @@ import numpy as np
 from ..cache import inlined
 from ..panel import Unpacked
 from ..simd import (
+    as_words,
     bits_to_bytes,
     concat,
     fma_f32,
+    half_of_words,
     interleave_16,
     load_f16,
     load_f32,
-    load_halves,
     load_u32,
-    load_words,
+    part,
     spread_bits,
     store_f32,
     store_rows,
@@ -92,14 +93,15 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store_rows(panel.d, index, load_halves(w, start, stride))
-    store_rows(panel.dmin, index, -load_halves(w, start + 2, stride))
+    first = part(interleave_16(w, start, stride), 0)
+    store_rows(panel.d, index, half_of_words(first, 0))
+    store_rows(panel.dmin, index, -half_of_words(first, 1))
 
 
 @inlined
 def unpack_quants(w, start, stride, group):
     q = interleave_16(w, start + QS, stride)
-    return concat(q & 15, q >> 4) | spread_bits(load_words(w, start + QH, stride))
+    return concat(q & 15, q >> 4) | spread_bits(as_words(part(interleave_16(w, start, stride), 1)))
 
 
 UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=1, has_minimum=True)

@@ -21,12 +21,12 @@ from ..panel import Unpacked
 from ..simd import (
     concat,
     fma_f32,
+    half_of_words,
     i32x8,
     interleave_16,
     interleave_32,
     load_f16,
     load_f32,
-    load_halves,
     load_i8,
     load_i8x16,
     load_i8x32,
@@ -34,6 +34,7 @@ from ..simd import (
     load_u8x32,
     madd,
     maddubs,
+    part,
     spread,
     spread_pairs,
     store_f32,
@@ -125,7 +126,7 @@ def vec_dot(w, offset, num_blocks, x, token):
 
 @inlined
 def unpack_header(w, start, stride, panel, index):
-    store_rows(panel.d, index, load_halves(w, start + D, stride))
+    store_rows(panel.d, index, half_of_words(part(interleave_16(w, start + D - 14, stride), 3), 1))
     scales = interleave_16(w, start + SCALES, stride)
     store_rows(panel.scales, index, spread(scales, True))
     store_rows(panel.factors, index, spread_pairs(scales, True) << 5)  # the 32 in q - 32
