@@ -15,11 +15,13 @@ from .formats import Format
 from .simd import (
     concat,
     f32x8,
+    fma,
     fma_f32,
     fma_tile,
     load_f32x8,
     local_array,
     prefetch_far,
+    settled,
     store,
     sum_f32x8,
     with_lane,
@@ -31,21 +33,15 @@ TOKENS = 24  # whose activations stay in the L2 cache while the rows of a task p
 
 
 @inlined
-def four_times(v):
+def four(a, b, c, d):
     """A vector for each row."""
-    return concat(concat(v, v), concat(v, v))
+    return concat(concat(a, b), concat(c, d))
 
 
 def multiply_floats(fmt: Format) -> Callable[..., None]:
     """The function (fmt, type_size, w, x, y, first, last) for one format, to be compiled as part of `matmul`."""
     assert fmt.loads is not None
     (load, load_8), size, sums_size = fmt.loads, fmt.type_size, 8 * ROWS
-
-    @inlined
-    def four_rows(w, at, stride):
-        """Eight elements of each of four rows."""
-        low = concat(load_8(w, at), load_8(w, at + stride))
-        return concat(low, concat(load_8(w, at + 2 * stride), load_8(w, at + 3 * stride)))
 
     @inlined
     def finish(w, at, stride, x, token, sums, y, row, skip, rows):
@@ -65,25 +61,40 @@ def multiply_floats(fmt: Format) -> Callable[..., None]:
 
     @inlined
     def one_token(w, at, stride, x, token, y, row, skip, rows):
-        n_in, acc = x.shape[1], four_times(f32x8(0.0))
+        n_in, zero = x.shape[1], f32x8(0.0)
+        acc = four(zero, zero, zero, zero)
         for k in range(0, n_in // 8 * 8, 8):
             for line in range(0, 8 * ROWS * size, 64):
                 prefetch_far(w, at + ROWS * (n_in + k) * size + FAR + line)  # the next rows
-            acc = fma_tile(four_rows(w, at + k * size, stride), four_times(load_f32x8(x, token * n_in + k)), acc)
+            place, v = at + k * size, load_f32x8(x, token * n_in + k)
+            weights = four(
+                load_8(w, place),
+                load_8(w, place + stride),
+                load_8(w, place + 2 * stride),
+                load_8(w, place + 3 * stride),
+            )
+            acc = fma_tile(weights, four(v, v, v, v), acc)
         finish(w, at, stride, x, token, acc, y, row, skip, rows)
 
     @inlined
     def three_tokens(w, at, stride, x, token, y, row, skip, rows):
-        n_in, acc0 = x.shape[1], four_times(f32x8(0.0))
-        acc1 = acc2 = acc0
+        n_in = x.shape[1]
+        a0 = b0 = c0 = a1 = b1 = c1 = a2 = b2 = c2 = a3 = b3 = c3 = f32x8(0.0)  # of tokens a, b, c and rows 0 to 3
         for k in range(0, n_in // 8 * 8, 8):
-            weights, place = four_rows(w, at + k * size, stride), token * n_in + k
-            acc0 = fma_tile(weights, four_times(load_f32x8(x, place)), acc0)
-            acc1 = fma_tile(weights, four_times(load_f32x8(x, place + n_in)), acc1)
-            acc2 = fma_tile(weights, four_times(load_f32x8(x, place + 2 * n_in)), acc2)
-        for c in range(3):
-            acc = acc0 if c == 0 else (acc1 if c == 1 else acc2)
-            finish(w, at, stride, x, token + c, acc, y, row, skip, rows)
+            place, column = at + k * size, token * n_in + k
+            a, b = load_f32x8(x, column), load_f32x8(x, column + n_in)
+            c = load_f32x8(x, column + 2 * n_in)
+            weights = load_8(w, place)
+            a0, b0, c0 = settled(fma(weights, a, a0), fma(weights, b, b0), fma(weights, c, c0))
+            weights = load_8(w, place + stride)
+            a1, b1, c1 = settled(fma(weights, a, a1), fma(weights, b, b1), fma(weights, c, c1))
+            weights = load_8(w, place + 2 * stride)
+            a2, b2, c2 = settled(fma(weights, a, a2), fma(weights, b, b2), fma(weights, c, c2))
+            weights = load_8(w, place + 3 * stride)
+            a3, b3, c3 = settled(fma(weights, a, a3), fma(weights, b, b3), fma(weights, c, c3))
+        finish(w, at, stride, x, token, four(a0, a1, a2, a3), y, row, skip, rows)
+        finish(w, at, stride, x, token + 1, four(b0, b1, b2, b3), y, row, skip, rows)
+        finish(w, at, stride, x, token + 2, four(c0, c1, c2, c3), y, row, skip, rows)
 
     def multiply(fmt, type_size, w, x, y, first, last):
         (num_tokens, n_out), row_bytes = y.shape, x.shape[1] * size

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
-from .simd_types import I32, IS_X86, ISA, call, constant
+from .simd_types import I32, IS_X86, ISA, call, constant, settle
 
 LANES = {"avx512": 16, "neon": 4}.get(ISA, 8)  # 32-bit lanes of the vectors that instructions take
 HAS_DOT = ISA in ("avx512", "avxvnni", "neon")
@@ -106,24 +106,6 @@ def _by_dots(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
 # ---------------------------------------------------------------------------------------------- vpmaddubsw, vpmaddwd
 
 
-def _settle(builder: ir.IRBuilder, vectors: list[ir.Value | None]) -> list[ir.Value | None]:
-    """The same vectors; all are computed here, and what follows is computed later.
-
-    LLVM would go on with one chain of sums to its end and keep everything that the other chains need in memory. It
-    takes an empty piece of assembly for something that might change the vectors, and does not look across.
-    """
-    given = [v for v in vectors if v is not None]
-    if not IS_X86 or not given:
-        return vectors
-    kinds = [v.type for v in given]
-    constraints = ",".join(["=x"] * len(given) + [str(i) for i in range(len(given))])
-    result = kinds[0] if len(given) == 1 else ir.LiteralStructType(kinds)
-    fence = ir.InlineAsm(ir.FunctionType(result, kinds), "", constraints, side_effect=True)
-    settled = builder.call(fence, given)
-    parts = iter([settled] if len(given) == 1 else [builder.extract_value(settled, i) for i in range(len(given))])
-    return [None if v is None else next(parts) for v in vectors]
-
-
 def _by_pairs(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
     one = constant(ir.VectorType(ir.IntType(16), 2 * LANES), 1)
     totals = _offsets(builder, run, operands, ir.VectorType(I32, LANES)) if run.total_bias else None
@@ -151,7 +133,7 @@ def _by_pairs(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
                     result[i] = wide if result[i] is None else builder.add(result[i], wide)
                     sums[i] = None
         if is_last and run.steps == 1:
-            result = _settle(builder, result)
+            result = settle(builder, result)
         else:
-            sums = _settle(builder, sums)
+            sums = settle(builder, sums)
     return result

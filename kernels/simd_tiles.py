@@ -19,7 +19,7 @@ from numba.extending import intrinsic as _intrinsic
 from .simd_dots import LANES, TAKES_UNSIGNED, Operands, Run, multiply_run
 from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
 from .simd_memory import address_of
-from .simd_types import I32, ISA, I8x32, I16x16, I32x8, Vector, call, constant, join, shuffle, splat
+from .simd_types import I32, ISA, I8x32, I16x16, I32x8, Vector, call, constant, join, settle, shuffle, splat
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 TILE_ROWS = 32 if ISA == "avx512" else 16
@@ -339,6 +339,20 @@ def as_floats(typingctx, a):
     """int32 to float32, rounded to nearest (vcvtdq2ps)."""
     kind = Vector("f32", a.lanes)
     return kind(a), lambda context, builder, sig, args: builder.sitofp(args[0], kind.llvm)
+
+
+@intrinsic
+def settled(typingctx, a, b, c):
+    """The same three vectors. They are computed before anything that stands behind is read or computed.
+
+    The compiler keeps to the order of a loop whose sums just fit into registers, and spills none of them.
+    """
+    result = types.UniTuple(a, 3)
+
+    def codegen(context, builder, sig, args):
+        return context.make_tuple(builder, result, settle(builder, list(args), loads=True))
+
+    return result(a, a, a), codegen
 
 
 @intrinsic

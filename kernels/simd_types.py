@@ -123,6 +123,24 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Va
     return builder.call(function, args)
 
 
+def settle(builder: ir.IRBuilder, vectors: list[ir.Value | None], *, loads: bool = False) -> list[ir.Value | None]:
+    """The same vectors; all are computed here, and what follows is computed later; with `loads`, read later, too.
+
+    LLVM would go on with one chain of sums to its end and keep everything that the other chains need in memory. It
+    takes an empty piece of assembly for something that might change the vectors, and does not look across.
+    """
+    given = [v for v in vectors if v is not None]
+    if not IS_X86 or not given:
+        return vectors
+    kinds = [v.type for v in given]
+    constraints = ["=x"] * len(given) + [str(i) for i in range(len(given))] + ["~{memory}"] * loads
+    result = kinds[0] if len(given) == 1 else ir.LiteralStructType(kinds)
+    fence = ir.InlineAsm(ir.FunctionType(result, kinds), "", ",".join(constraints), side_effect=True)
+    settled = builder.call(fence, given)
+    parts = iter([settled] if len(given) == 1 else [builder.extract_value(settled, i) for i in range(len(given))])
+    return [None if v is None else next(parts) for v in vectors]
+
+
 def accepts(wanted: types.Type, given: types.Type) -> bool:
     """A vector takes only its own type; a scalar is converted as in an assignment, but never float to integer."""
     if isinstance(wanted, types.Float):
