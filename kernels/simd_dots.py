@@ -132,7 +132,7 @@ def _by_pairs(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
                     wide = multiply_pairs(builder, added, factors[p % len(factors)])
                     result[i] = wide if result[i] is None else builder.add(result[i], wide)
                     sums[i] = None
-        if is_last and run.steps == 1:
+        if is_last:
             result = settle(builder, result)
         else:
             sums = settle(builder, sums)
