@@ -6,20 +6,52 @@ the compiler can leave nothing out.
 
 from __future__ import annotations
 
-from numba import prange
+from llvmlite import ir
+from numba import prange, types
 
 from .cache import inlined, kernel
-from .simd import f32x8, fma, i16x16, load_i8x32, load_u8x32, madd, maddubs, sum_f32x8, sum_i32x8
-from .simd_types import I16x16, U8x32, instruction
+from .simd import i16x16, load_i8x32, load_u8x32, madd, maddubs, sum_i32x8
+from .simd_dots import HAS_DOT, LANES, dot
+from .simd_types import I8x32, U8x32, Vector, call, constant, instruction, splat
 
 READ_STEP = 128  # bytes that `read_all` takes at a time
 CHAINS = 10  # independent instructions in flight: the latency of each is hidden
-MACS_PER_MADDUBS, MACS_PER_FMA = 32, 8
+MACS_PER_INSTRUCTION, MACS_PER_FMA = 4 * LANES, LANES
+WORDS, FLOATS = Vector("i32", LANES), Vector("f32", LANES)  # as wide as products of matrices use them
 
 
-@instruction(U8x32, (I16x16,), "The same bits as bytes.")
-def as_bytes(builder, a):
-    return builder.bitcast(a, U8x32.llvm)
+@instruction(WORDS, (types.int32,), "The same number in all lanes.")
+def words(builder, value):
+    return splat(builder, WORDS, value)
+
+
+@instruction(FLOATS, (types.float32,), "The same number in all lanes.")
+def floats(builder, value):
+    return splat(builder, FLOATS, value)
+
+
+@instruction(WORDS, (WORDS,), "One multiplication of all bytes by 1: plus 4 in each lane, or, by vpmaddubsw, the same.")
+def multiply_by_ones(builder, sums):
+    ones = constant(ir.VectorType(ir.IntType(8), 4 * LANES), 1)
+    if HAS_DOT:
+        return dot(builder, sums, ones, ones)
+    product = maddubs.emit(builder, builder.bitcast(sums, U8x32.llvm), constant(I8x32.llvm, 1))
+    return builder.bitcast(product, WORDS.llvm)
+
+
+@instruction(FLOATS, (FLOATS, FLOATS), "a * b + b (vfmadd).")
+def multiply_and_add(builder, a, b):
+    return call(builder, f"llvm.fma.v{LANES}f32", FLOATS.llvm, [a, b, b])
+
+
+@instruction(types.int32, (WORDS,), "Sum of all lanes.")
+def sum_words(builder, a):
+    return call(builder, f"llvm.vector.reduce.add.v{LANES}i32", ir.IntType(32), [a])
+
+
+@instruction(types.float32, (FLOATS,), "Sum of all lanes.")
+def sum_floats(builder, a):
+    return call(builder, f"llvm.vector.reduce.fadd.v{LANES}f32", ir.FloatType(), [constant(ir.FloatType(), 0.0), a])
 
 
 @inlined
@@ -58,38 +90,37 @@ def read_all(data, out):
 
 
 @inlined
-def maddubs_chains(data, rounds):
+def byte_chains(first, rounds):
     """`rounds` times CHAINS instructions, each working on the result of the one before it in its chain."""
-    factors = load_i8x32(data, 0)
-    a, b, c, d = load_u8x32(data, 0), load_u8x32(data, 1), load_u8x32(data, 2), load_u8x32(data, 3)
-    e, f, g, h = load_u8x32(data, 4), load_u8x32(data, 5), load_u8x32(data, 6), load_u8x32(data, 7)
-    i, j = load_u8x32(data, 8), load_u8x32(data, 9)
+    a, b, c, d, e = words(first), words(first + 1), words(first + 2), words(first + 3), words(first + 4)
+    f, g, h, i, j = words(first + 5), words(first + 6), words(first + 7), words(first + 8), words(first + 9)
     for _ in range(rounds):
-        a, b = as_bytes(maddubs(a, factors)), as_bytes(maddubs(b, factors))
-        c, d = as_bytes(maddubs(c, factors)), as_bytes(maddubs(d, factors))
-        e, f = as_bytes(maddubs(e, factors)), as_bytes(maddubs(f, factors))
-        g, h = as_bytes(maddubs(g, factors)), as_bytes(maddubs(h, factors))
-        i, j = as_bytes(maddubs(i, factors)), as_bytes(maddubs(j, factors))
-    return total(a | b | c | d | e | f | g | h | i | j, factors)
+        a, b, c = multiply_by_ones(a), multiply_by_ones(b), multiply_by_ones(c)
+        d, e, f = multiply_by_ones(d), multiply_by_ones(e), multiply_by_ones(f)
+        g, h, i = multiply_by_ones(g), multiply_by_ones(h), multiply_by_ones(i)
+        j = multiply_by_ones(j)
+    return sum_words(a + b + c + d + e + f + g + h + i + j)
 
 
 @kernel(parallel=True)
-def multiply_bytes(data, rounds, out):
-    """CHAINS * `rounds` instructions on each of the tasks of `out` (int64); data: bytes to start with, at least 48."""
+def multiply_bytes(first, rounds, out):
+    """CHAINS * `rounds` instructions on each of the tasks of `out` (int64); first: a small int, to start with."""
     for task in prange(out.size):
-        out[task] = maddubs_chains(data, rounds)
+        out[task] = byte_chains(first, rounds)
 
 
 @inlined
 def fma_chains(start, rounds):
     """`rounds` times CHAINS instructions."""
-    x = f32x8(start)
+    x = floats(start)
     a, b, c, d, e = x, x + 1.0, x + 2.0, x + 3.0, x + 4.0
     f, g, h, i, j = x + 5.0, x + 6.0, x + 7.0, x + 8.0, x + 9.0
     for _ in range(rounds):
-        a, b, c, d, e = fma(a, x, x), fma(b, x, x), fma(c, x, x), fma(d, x, x), fma(e, x, x)
-        f, g, h, i, j = fma(f, x, x), fma(g, x, x), fma(h, x, x), fma(i, x, x), fma(j, x, x)
-    return sum_f32x8(a + b + c + d + e + f + g + h + i + j)
+        a, b, c = multiply_and_add(a, x), multiply_and_add(b, x), multiply_and_add(c, x)
+        d, e, f = multiply_and_add(d, x), multiply_and_add(e, x), multiply_and_add(f, x)
+        g, h, i = multiply_and_add(g, x), multiply_and_add(h, x), multiply_and_add(i, x)
+        j = multiply_and_add(j, x)
+    return sum_floats(a + b + c + d + e + f + g + h + i + j)
 
 
 @kernel(parallel=True)
