@@ -51,6 +51,8 @@ class Engine:
             BlockManager(num_blocks, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
         )
         self.runner = Runner(model, self.cache, config)
+        if self.runner.workers.places_memory:
+            kernel_thread.call(self.runner.place_memory)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet

@@ -33,6 +33,7 @@ class Model(ABC):
     token_embd, output : embedding and output matrices (n_vocab, dim); the same one where the file has no ``output``.
     output_norm : (dim,) weight of the final norm.
     layers : one object of weights a layer, as `load_layer` made it.
+    mapped : the mapped file, or files, in which the matrices lie.
     """
 
     pairing: ClassVar[int] = rope.HALVES  # which elements of a head RoPE rotates together
@@ -48,6 +49,7 @@ class Model(ABC):
         self.frequencies, self.magnitude = self._rope_frequencies(load)
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         load.refuse_unused()
+        self.mapped = file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
         self.workspace = Workspace()
