@@ -1,13 +1,14 @@
 """A process that compiles kernels for another one: what `parallel` starts.
 
-Protocol: one JSON value a line. The first line in is ``{"model": path, "kv_cache_dtype": ...}``, answered by
-``{"ready": true}``. Each further line is the name of a kernel, answered by ``{"compiled": n}``, where n is 0 if it
-turned out that nothing had to be compiled. The end of the input ends the process at once, whatever it is doing:
-files of the cache are written whole or not at all.
+Protocol: one JSON value a line. The first line in is ``{"model": path, "kv_cache_dtype": ..., "cpus": [...]}``,
+answered by ``{"ready": true}``. Each further line is the name of a kernel, answered by ``{"compiled": n}``, where n is
+0 if it turned out that nothing had to be compiled. The end of the input ends the process at once, whatever it is
+doing: files of the cache are written whole or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -25,6 +26,7 @@ def main() -> None:
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     request = json.loads(lines.get())
+    _run_on(request["cpus"])
     needed = _needed(request["model"], request["kv_cache_dtype"])
     _send({"ready": True})
     while True:
@@ -35,6 +37,12 @@ def _read(lines: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
         lines.put(line)
     os._exit(0)
+
+
+def _run_on(cpus: list[int]) -> None:
+    """Leave the CPU of the thread that started this process, which may be pinned."""
+    with contextlib.suppress(OSError, AttributeError):  # a sandbox, or not Linux
+        os.sched_setaffinity(0, cpus)
 
 
 def _send(answer: dict[str, Any]) -> None:

@@ -42,7 +42,8 @@ def precompile(model: Model, kv_cache_dtype: str, num_processes: int = 0) -> int
     # Whether these are there shows when they are used; where all else is missing, they mostly are, too.
     needed.append(Compilation(PARALLEL_KERNELS, PARALLEL_KERNELS, compile_parallel_kernels))
     before = num_compiled() + num_compiled_elsewhere()
-    request = {"model": str(model.path), "kv_cache_dtype": kv_cache_dtype}
+    cpus = sorted(threads.process_affinity())
+    request = {"model": str(model.path), "kv_cache_dtype": kv_cache_dtype, "cpus": cpus}
     with expecting(len(needed)):
         _compile_all(deque(needed), request, _num_processes(needed, num_processes) - 1)
     return num_compiled() + num_compiled_elsewhere() - before
@@ -54,7 +55,7 @@ def _num_processes(needed: Sequence[Compilation], wanted: int) -> int:
     return min(most, len(needed))
 
 
-def _compile_all(left: deque[Compilation], request: dict[str, str], num_helpers: int) -> None:
+def _compile_all(left: deque[Compilation], request: dict[str, Any], num_helpers: int) -> None:
     """Empty `left`, and wait until all of it is in the cache."""
     helpers = [_Helper(left, request) for _ in range(num_helpers if _has_interpreter() else 0)]
     try:
@@ -82,7 +83,7 @@ def _has_interpreter() -> bool:
 class _Helper:
     """A process that compiles, and the thread that gives it work from `left` until there is none."""
 
-    def __init__(self, left: deque[Compilation], request: dict[str, str]) -> None:
+    def __init__(self, left: deque[Compilation], request: dict[str, Any]) -> None:
         self._left, self._request = left, request
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps([entry for entry in sys.path if entry])],

@@ -57,6 +57,19 @@ parallel._Helper._ask = ask_and_kill
 NO_HELPER = """
 sys.executable = "/nowhere/python3"
 """
+PIN_THIS_PROCESS = """
+from densecore.kernels.threads import process_affinity
+from densecore.engine.kernel_thread import kernel_thread
+cpus = process_affinity()
+kernel_thread.call(lambda: os.sched_setaffinity(0, {min(cpus)}))
+result["helper on"] = []
+ask = parallel._Helper._ask
+def ask_and_look(helper, value):
+    answer = ask(helper, value)
+    result["helper on"].append(sorted(os.sched_getaffinity(helper._process.pid)) == sorted(cpus))
+    return answer
+parallel._Helper._ask = ask_and_look
+"""
 EMBEDDED = """
 sys.executable = "/usr/bin/program"
 parallel._Helper = None
@@ -131,6 +144,13 @@ def test_without_help_this_process_compiles_all(holed: Path, model: Path, code: 
     assert result["missing"] == [7, 0]
     assert (result["here"], result["elsewhere"]) == (7, 0)
     assert (result["left"], result["in use"]) == ([], 0)
+
+
+@linux_only
+def test_a_helper_does_not_stay_on_the_cpu_of_a_pinned_thread(holed: Path, model: Path) -> None:
+    result = run(holed, model, PIN_THIS_PROCESS, COMPILE)
+    assert result["elsewhere"] > 0
+    assert set(result["helper on"]) == {True}
 
 
 @linux_only
