@@ -15,7 +15,7 @@ from densecore.exceptions import InvalidConfigError
 __all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "EngineConfig", "GenerationConfig"]
 
 KV_CACHE_DTYPES = ("f16", "f32")
-PINNING_POLICIES = ("scatter", "compact", "off")
+PINNING_POLICIES = ("scatter", "compact", "off")  # the first two are numbers 0 and 1 of the C API
 
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_LENGTH = 4096  # characters

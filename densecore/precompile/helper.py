@@ -65,10 +65,7 @@ def _needed(path: str, kv_cache_dtype: str) -> dict[str, Any]:
 
 def _compile(name: str, needed: dict[str, Any]) -> int:
     from densecore.kernels.cache import num_compiled
-    from densecore.precompile.needed import PARALLEL_KERNELS, compile_parallel_kernels
 
-    if name == PARALLEL_KERNELS:
-        return compile_parallel_kernels()
     before = num_compiled()
     if name in needed:
         needed[name].compile()

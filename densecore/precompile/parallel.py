@@ -17,7 +17,7 @@ from densecore.kernels import threads
 from densecore.kernels.cache import Compilation, cache_directory, num_compiled, num_compiled_elsewhere
 from densecore.kernels.progress import compiled_elsewhere, expecting, started_elsewhere
 from densecore.models import Model
-from densecore.precompile.needed import PARALLEL_KERNELS, compile_parallel_kernels, find_needed, seconds
+from densecore.precompile.needed import find_needed, seconds
 
 __all__ = ["precompile"]
 
@@ -39,8 +39,6 @@ def precompile(model: Model, kv_cache_dtype: str, num_processes: int = 0) -> int
     needed = find_needed(model, kv_cache_dtype)
     if not needed:
         return 0
-    # Whether these are there shows when they are used; where all else is missing, they mostly are, too.
-    needed.append(Compilation(PARALLEL_KERNELS, PARALLEL_KERNELS, compile_parallel_kernels))
     before = num_compiled() + num_compiled_elsewhere()
     cpus = sorted(threads.process_affinity())
     request = {"model": str(model.path), "kv_cache_dtype": kv_cache_dtype, "cpus": cpus}
