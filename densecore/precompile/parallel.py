@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numba.core import config as numba_config
+
 from densecore.kernels import threads
 from densecore.kernels.cache import Compilation, cache_directory, num_compiled, num_compiled_elsewhere
 from densecore.kernels.progress import compiled_elsewhere, expecting, started_elsewhere
@@ -20,6 +22,8 @@ from densecore.models import Model
 from densecore.precompile.needed import find_needed, seconds
 
 __all__ = ["precompile"]
+
+config: Any = numba_config  # its settings are set at run time
 
 MAX_PROCESSES = 8
 SECONDS_A_PROCESS = 2.0  # of compilation that make a process worth its start, which takes one
@@ -32,9 +36,10 @@ def precompile(model: Model, kv_cache_dtype: str, num_processes: int = 0) -> int
 
     num_processes : this one included; 0 takes a process a core, and no more than there is work for
 
-    To be called on the kernel thread. Without a cache directory nothing is done, as processes share it.
+    To be called on the kernel thread. Without a cache directory nothing is done, as processes share it; nor under
+    ``NUMBA_DISABLE_JIT``.
     """
-    if cache_directory() is None:
+    if cache_directory() is None or config.DISABLE_JIT:
         return 0
     needed = find_needed(model, kv_cache_dtype)
     if not needed:

@@ -205,6 +205,13 @@ def test_without_a_cache_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> Non
         assert model.compile_kernels() == 0
 
 
+def test_without_the_compiler_nothing_is_done(model: Path, tmp_path: Path) -> None:
+    env = environment(DENSECORE_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="1")
+    status, _, err = finish(start("run", "-q", "-n", "1", "-m", model, "a", env=env))
+    assert (status, err) == (0, "")
+    assert not kernel_names(tmp_path)
+
+
 def test_one_process_for_little_work_and_not_more_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel.threads, "default_thread_count", lambda: 64)
     monkeypatch.setattr(parallel, "seconds", float)
