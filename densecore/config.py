@@ -15,12 +15,13 @@ from densecore.exceptions import InvalidConfigError
 __all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "EngineConfig", "GenerationConfig"]
 
 KV_CACHE_DTYPES = ("f16", "f32")
-PINNING_POLICIES = ("scatter", "compact", "off")
+PINNING_POLICIES = ("scatter", "compact", "off")  # the first two are numbers 0 and 1 of the C API
 
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_LENGTH = 4096  # characters
 MAX_INT = 2**31 - 1
 MAX_SEED = 2**64 - 1
+MAX_NODE = 1023  # Linux numbers no more NUMA nodes
 
 
 def _integer(name: str, value: Any, minimum: int, maximum: int = MAX_INT) -> int:
@@ -152,6 +153,7 @@ class EngineConfig:
     threads : worker threads; 0 takes the physical cores that affinity and cgroup quota allow.
     pinning : `scatter` spreads threads over physical cores, `compact` packs them on cores sharing a cache,
         `off` leaves placement to the system.
+    numa_node_id : run the threads on the CPUs of this NUMA node, and take memory from there; -1 uses all nodes.
     max_model_len : longest sequence in tokens, prompt and output; None takes the model's context length,
         or less where memory does not allow it.
     max_num_seqs : sequences decoding at once.
@@ -162,6 +164,7 @@ class EngineConfig:
 
     threads: int = 0
     pinning: str = "scatter"
+    numa_node_id: int = -1
     max_model_len: int | None = None
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 512
@@ -170,6 +173,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _integer("threads", self.threads, 0, 4096)
+        _integer("numa_node_id", self.numa_node_id, -1, MAX_NODE)
         _integer("max_num_seqs", self.max_num_seqs, 1, 4096)
         _integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
         _integer("block_size", self.block_size, 1, 1024)

@@ -316,6 +316,13 @@ class DenseCore:
         """
         return self._engine.get_metrics()
 
+    def compile_kernels(self, num_processes: int = 0) -> int:
+        """Compile now what this model needs and the compile cache lacks, and return how many kernels that were.
+
+        num_processes : that share the work, this one included; 0 takes a process a core
+        """
+        return self._engine.compile_kernels(num_processes)
+
     def close(self) -> None:
         """End all requests and let go of the file. Harmless when repeated."""
         self._engine.close()

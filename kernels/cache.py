@@ -20,17 +20,22 @@ import numba
 
 from .cache_directory import CompileCacheWarning, cache_directory
 from .inlining import InlinedCompiler
-from .kernel_cache import KernelCache
-from .progress import compile_progress, num_compiled
+from .kernel_cache import Compilation, KernelCache, NotCompiled, collect_needed
+from .progress import compile_progress, num_compiled, num_compiled_elsewhere, num_remaining
 
 __all__ = [
     "INLINED_OPTIONS",
+    "Compilation",
     "CompileCacheWarning",
+    "NotCompiled",
     "cache_directory",
+    "collect_needed",
     "compile_progress",
     "inlined",
     "kernel",
     "num_compiled",
+    "num_compiled_elsewhere",
+    "num_remaining",
 ]
 
 _COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -57,7 +62,7 @@ def kernel(function: Callable | None = None, /, *, twin: Callable | None = None,
     dispatcher = numba.njit(**_COMMON_OPTIONS, **options)(function)
     if dispatcher is function:
         return twin or function
-    dispatcher._cache = KernelCache(function, options)
+    dispatcher._cache = KernelCache(function, options, dispatcher.compile)
     return dispatcher
 
 

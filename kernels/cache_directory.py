@@ -122,10 +122,14 @@ def check_private(path: Path, status: os.stat_result) -> None:
 
 
 def _touch(directory: Path) -> None:
-    """Mark the directory as in use, at most once an hour."""
+    """Mark the directory as in use, at most once an hour, and delete what killed processes left half written."""
     with contextlib.suppress(OSError):  # a read-only cache is still good for reading
-        if time.time() - directory.stat().st_mtime > _TOUCH_SECONDS:
+        old = time.time() - _TOUCH_SECONDS
+        if directory.stat().st_mtime < old:
             os.utime(directory)
+            for leftover in directory.glob(".*.tmp"):
+                if leftover.stat().st_mtime < old:
+                    leftover.unlink()
 
 
 def _prune(kernels: Path, keep: Path) -> None:

@@ -84,7 +84,8 @@ def _cgroup_directories(root: Path) -> Iterator[Path]:
     """The directories of the process's cgroup and all its ancestors, for each hierarchy that limits CPU time."""
     mounts = list(_cgroup_mounts(root))
     for line in read_text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)  # "0::/path" is the one line of version 2
+        _, _, rest = line.partition(":")  # "0::/path" is the one line of version 2
+        controllers, _, path = rest.partition(":")
         is_v1 = "cpu" in controllers.split(",")
         if controllers and not is_v1:
             continue

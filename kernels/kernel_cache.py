@@ -21,7 +21,9 @@ import os
 import pickle
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,37 @@ class BadCacheFile(Exception):
     """A cache file that must not be loaded."""
 
 
+class NotCompiled(Exception):
+    """Raised within `collect_needed` where a kernel would have been compiled."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One kernel, for one set of argument types, that the cache does not hold."""
+
+    name: str  # of the file, the same in every process
+    description: str  # function and argument types, for people
+    compile: Callable[[], object]  # does it, and puts it into the cache
+
+
+_collecting = threading.local()
+
+
+@contextlib.contextmanager
+def collect_needed() -> Iterator[dict[str, Compilation]]:
+    """Find out what a piece of code would have to compile, by name, without compiling.
+
+    Within this block, and on this thread alone, kernels that lie in the cache are loaded and work as ever; the call
+    of another one raises `NotCompiled` and adds it to the result.
+    """
+    needed: dict[str, Compilation] = {}
+    _collecting.needed = needed
+    try:
+        yield needed
+    finally:
+        del _collecting.needed
+
+
 class KernelCache(_Cache):
     """Loads and saves the compiled versions of one function; takes the place of Numba's ``FunctionCache``.
 
@@ -50,9 +83,10 @@ class KernelCache(_Cache):
     compiled, one that cannot be saved is compiled again by the next process.
     """
 
-    def __init__(self, function: Callable, options: Mapping[str, Any]):
+    def __init__(self, function: Callable, options: Mapping[str, Any], compile: Callable[[Any], object]):
         self._function = function
         self._options = options
+        self._compile = compile
         self._enabled = True
 
     @property
@@ -75,8 +109,16 @@ class KernelCache(_Cache):
         choose_threading_layer()  # no parallel kernel gets to run without having been here
         target_context.refresh()
         path = self._path(sig)
-        if path is None:
-            return None
+        loaded = None if path is None else self._load(path, sig, target_context)
+        needed = getattr(_collecting, "needed", None)
+        if loaded is None and path is not None and needed is not None:
+            name, description = path.name, f"{self._function.__qualname__} {sig}"
+            needed[name] = Compilation(name, description, lambda: self._compile(sig))
+            raise NotCompiled(description)
+        return loaded
+
+    def _load(self, path: Path, sig: Any, target_context: Any) -> Any:
+        """What a file holds; None if it is not there, or cannot be used and is therefore deleted."""
         try:
             arguments, reduced = pickle.loads(read_payload(path))
             if arguments != sigutils.normalize_signature(sig)[0]:

@@ -1,7 +1,7 @@
-"""Which thread runs on which CPU: plans, which are pure, and their execution on Linux.
+"""Puts the pool's threads on the CPUs that a plan gives them (see `pinning_plan`), on Linux.
 
-Threads that stay where they are find their caches and, on NUMA machines, their memory. Without pinning the scheduler
-at times keeps two threads of a pool on one CPU: regions of 1.7 us were seen to take 64 us until it moved them.
+Without pinning the scheduler at times keeps two threads of a pool on one CPU: regions of 1.7 us were seen to take 64 us
+until it moved them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
-from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -23,64 +22,9 @@ from numba.core.typing import signature
 
 from .cache import kernel
 from .cpu_limits import process_affinity
-from .topology import Cpu, Topology, group_by
-
-POLICIES = ("scatter", "compact", "off")
 
 _WAIT_US = 50
 _MAX_WAITS = 20_000  # a worker that has not come after some 2 s is not coming
-
-Item = TypeVar("Item")
-
-
-# ------------------------------------------------------------------------------------------------ plans
-
-
-def plan_pinning(policy: str, num_threads: int, topology: Topology, allowed_cpus: Iterable[int]) -> list[int]:
-    """The CPU of each of *num_threads* threads; an empty list means that nothing is to be pinned.
-
-    ``scatter`` takes physical cores in turn from each NUMA node and each L3 cache, so that the threads share as little
-    as possible; ``compact`` takes CPUs that share most: SMT siblings, then L2, then L3 neighbours. Both take fast
-    cores before slow ones, and begin again when there are more threads than CPUs. ``off`` plans nothing.
-    Raises ValueError for another policy and for less than one thread.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"the pinning policy must be one of {', '.join(POLICIES)}, not {policy!r}")
-    if num_threads < 1:
-        raise ValueError(f"the number of threads must be at least 1, not {num_threads}")
-    allowed = topology.among(allowed_cpus)
-    if policy == "off" or not allowed:
-        return []
-    order = _scattered(allowed) if policy == "scatter" else _compact(allowed)
-    return [order[thread % len(order)].number for thread in range(num_threads)]
-
-
-def _compact(cpus: list[Cpu]) -> list[Cpu]:
-    def place(cpu: Cpu) -> tuple:
-        return cpu.is_efficient, cpu.package, cpu.node, cpu.l3, cpu.l2, cpu.core, cpu.number
-
-    return sorted(cpus, key=place)
-
-
-def _scattered(cpus: list[Cpu]) -> list[Cpu]:
-    """All first siblings of the fast cores, those of the slow cores, then the second siblings, and so on."""
-    siblings = [group for _, group in group_by(cpus, lambda cpu: cpu.core)]
-    rounds = [[cpu for cpu in rank if cpu is not None] for rank in zip_longest(*siblings)]
-    by_speed = [group for rank in rounds for _, group in sorted(group_by(rank, lambda cpu: cpu.is_efficient))]
-    return [cpu for group in by_speed for cpu in _in_turn_from_nodes(group)]
-
-
-def _in_turn_from_nodes(cpus: list[Cpu]) -> list[Cpu]:
-    nodes = [group for _, group in group_by(cpus, lambda cpu: (cpu.package, cpu.node))]
-    return _in_turn([_in_turn([group for _, group in group_by(node, lambda cpu: cpu.l3)]) for node in nodes])
-
-
-def _in_turn(groups: Sequence[Sequence[Item]]) -> list[Item]:
-    """The first item of each group, the second of each, and so on."""
-    return [item for item in chain.from_iterable(zip_longest(*groups)) if item is not None]
-
-
-# -------------------------------------------------------------------------------------------- execution
 
 _gettid: Any = types.ExternalFunction("densecore_gettid", signature(types.int32))
 _usleep: Any = types.ExternalFunction("densecore_usleep", signature(types.int32, types.uint32))
@@ -127,21 +71,26 @@ def worker_thread_ids() -> list[int]:
 
 
 def pin_worker_threads(cpus: Sequence[int]) -> bool:
-    """Pin worker i of the pool to CPU ``cpus[i % len(cpus)]``; True when every worker is where it was put.
+    """Pin worker i of the pool to CPU ``cpus[i % len(cpus)]``; see `bind_worker_threads`."""
+    return bind_worker_threads([{cpu} for cpu in cpus])
+
+
+def bind_worker_threads(masks: Sequence[Collection[int]]) -> bool:
+    """Let worker i run on the CPUs ``masks[i % len(masks)]`` alone; True when every worker is where it was put.
 
     To be called by the thread that runs the kernels, after ``set_num_threads`` and again after each change of the
-    number: new workers inherit the one CPU of the thread that starts them. That thread is pinned too, and
+    number: new workers inherit the CPUs of the thread that starts them. That thread is bound too, and
     no other: a main thread that waits for it keeps its mask.
 
-    False, without an error and with nothing pinned, where it cannot be done: no *cpus*, not Linux, a sandbox that
+    False, without an error and with nothing bound, where it cannot be done: no *masks*, not Linux, a sandbox that
     forbids it, a CPU outside of the process's cpuset.
     """
     process_affinity()  # noted before the first thread is narrowed
-    thread_ids = worker_thread_ids() if cpus else []
-    pinned = [_set_affinity(thread, {cpus[i % len(cpus)]}) for i, thread in enumerate(thread_ids)]
-    if not all(pinned):
+    thread_ids = worker_thread_ids() if masks else []
+    bound = [_set_affinity(thread, set(masks[i % len(masks)])) for i, thread in enumerate(thread_ids)]
+    if not all(bound):
         _unpin(thread_ids)
-    return bool(pinned) and all(pinned)
+    return bool(bound) and all(bound)
 
 
 def unpin_worker_threads() -> bool:

@@ -19,6 +19,8 @@ class _CompileListener(event.Listener):
 
     def __init__(self) -> None:
         self.num_started = 0
+        self.num_elsewhere = 0
+        self.num_expected: int | None = None
         self.num_compiled = 0
         self.callbacks: list[Callback] = []
         self._lock = threading.Lock()
@@ -29,13 +31,15 @@ class _CompileListener(event.Listener):
             return
         depth = getattr(self._depth, "value", 0)
         self._depth.value = depth + 1
-        if depth > 0:
-            return
+        if depth == 0:
+            self.started(compilation.data["dispatcher"].__name__)
+
+    def started(self, name: str) -> None:
         with self._lock:
             self.num_started += 1
             count, callbacks = self.num_started, list(self.callbacks)
         for callback in callbacks:
-            callback(compilation.data["dispatcher"].__name__, count)
+            callback(name, count)
 
     def on_end(self, compilation: event.Event) -> None:
         if not _is_kernel(compilation):
@@ -59,12 +63,43 @@ def num_compiled() -> int:
     return _listener.num_compiled
 
 
+def started_elsewhere(name: str) -> None:
+    """Another process has begun to compile a kernel for this one: part of the progress."""
+    _listener.started(name)
+
+
+def compiled_elsewhere(count: int) -> None:
+    """Another process has compiled this many kernels for this one, and put them into the cache."""
+    _listener.num_elsewhere += count
+
+
+def num_compiled_elsewhere() -> int:
+    """How many kernels other processes have compiled for this one."""
+    return _listener.num_elsewhere
+
+
+@contextlib.contextmanager
+def expecting(count: int) -> Iterator[None]:
+    """Within this block, `count` more compilations are known to be needed."""
+    _listener.num_expected = _listener.num_started + count
+    try:
+        yield
+    finally:
+        _listener.num_expected = None
+
+
+def num_remaining() -> int | None:
+    """How many of the compilations that are known to be needed have not begun; None where that is not known."""
+    expected = _listener.num_expected
+    return None if expected is None else max(expected - _listener.num_started, 0)
+
+
 @contextlib.contextmanager
 def compile_progress(callback: Callback) -> Iterator[None]:
     """Call ``callback(name, count)`` at the start of each real compilation of a kernel, in any thread.
 
     *name* is the kernel's function name, *count* 1 for the first compilation within this block. A cache hit is
-    not reported. What the callback raises, the call of the kernel raises.
+    not reported; what other processes compile for this one is. What the callback raises, the call of the kernel raises.
     """
     before = _listener.num_started
 

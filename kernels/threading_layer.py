@@ -97,6 +97,11 @@ def threading_layer() -> str | None:
     return parallel._threading_layer if parallel._is_initialized else None
 
 
+def pool_size() -> int:
+    """The most threads that a kernel can run on; fixed when Numba is imported."""
+    return config.NUMBA_NUM_THREADS
+
+
 def set_num_threads(wanted: int) -> int:
     """Let the kernels that this thread calls run on *wanted* threads; returns how many they will be.
 
@@ -106,7 +111,7 @@ def set_num_threads(wanted: int) -> int:
     if wanted < 1:
         raise ValueError(f"the number of threads must be at least 1, not {wanted}")
     start_threading_layer()
-    size = config.NUMBA_NUM_THREADS
+    size = pool_size()
     if wanted > size:
         warnings.warn(
             f"{wanted} threads were asked for, but Numba's pool has {size}: going on with {size}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class StepTimer:
 
     def set_threads(self, num_threads: int) -> None:
         """Compute with this many threads from now on; 0 takes the default."""
-        self.workers = WorkerThreads(EngineConfig(threads=num_threads, pinning=self.config.pinning))
+        self.workers = WorkerThreads(dataclasses.replace(self.config, threads=num_threads))
 
     def sequences(self, num_sequences: int = 1, depth: int = 0, room: int = 512) -> TimedSequences:
         """Sequences that hold `depth` tokens each, with space for `room` more."""

@@ -55,6 +55,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("-o", "--output", choices=("md", "csv", "json"), default="md", help="form of the results (md)")
     parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, default="f16", help="of keys and values (f16)")
     parser.add_argument("--pinning", choices=PINNING_POLICIES, default="scatter", help="where threads run (scatter)")
+    parser.add_argument("--numa-node", type=int, default=-1, metavar="N", help="on this NUMA node alone (-1: on all)")
     parser.add_argument(
         "--roofline",
         nargs="?",
@@ -93,7 +94,12 @@ def _config(args: argparse.Namespace) -> EngineConfig:
     """The engine's settings, with the first number of threads; a wrong one ends with status 2."""
     try:
         configs = [
-            EngineConfig(threads=threads, kv_cache_dtype=args.kv_cache_dtype, pinning=args.pinning)
+            EngineConfig(
+                threads=threads,
+                kv_cache_dtype=args.kv_cache_dtype,
+                pinning=args.pinning,
+                numa_node_id=args.numa_node,
+            )
             for threads in args.threads
         ]
     except InvalidConfigError as error:

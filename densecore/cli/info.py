@@ -10,7 +10,7 @@ from typing import Any
 
 from densecore.cli.failures import printable
 from densecore.cli.options import add_model_argument, positive_integer
-from densecore.cli.output import TextOutput
+from densecore.cli.output import TextOutput, readable_size
 from densecore.cli.parser import add_verb
 
 __all__ = ["add_parser", "run"]
@@ -63,21 +63,22 @@ def run(args: argparse.Namespace) -> int:
         output.write(f"{name:<16}{printable(value)}".rstrip() + "\n")
     for tensor in tensors:
         shape = " x ".join(map(str, tensor["shape"]))
-        row = f"  {tensor['type']:<8}{shape:>16}  {_size(tensor['n_bytes']):>10}  {printable(tensor['name'])}"
+        row = f"  {tensor['type']:<8}{shape:>16}  {readable_size(tensor['n_bytes']):>10}  {printable(tensor['name'])}"
         output.write(row + "\n")
     return 0
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     parts = f" in {facts['files']} files" if facts["files"] > 1 else ""
-    yield "file", f"{facts['path']} ({_size(facts['file_bytes'])}{parts}, GGUF version {facts['gguf_version']})"
+    size = readable_size(facts["file_bytes"])
+    yield "file", f"{facts['path']} ({size}{parts}, GGUF version {facts['gguf_version']})"
     yield "name", _or_unknown(facts["name"])
     yield "architecture", _or_unknown(facts["architecture"])
     yield "supported", "yes" if facts["supported"] else "no, because " + "; ".join(facts["reasons_against"])
     yield "parameters", f"{facts['parameters']:,}"
     for row in facts["tensor_types"]:
         share = f"{100 * row['share']:.1f} %"
-        yield "  " + row["type"], f"{row['tensors']:>5} tensors  {_size(row['bytes']):>10}  {share:>7}"
+        yield "  " + row["type"], f"{row['tensors']:>5} tensors  {readable_size(row['bytes']):>10}  {share:>7}"
     yield "context length", _or_unknown(facts["context_length"])
     yield "dimensions", _dimensions(facts)
     yield from _vocabulary_rows(facts["vocabulary"])
@@ -113,20 +114,10 @@ def _chat_template(template: dict[str, Any]) -> str:
 
 
 def _memory_rows(memory: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "memory", f"{_size(memory['weights_bytes'])} weights, mapped from the file"
+    yield "memory", f"{readable_size(memory['weights_bytes'])} weights, mapped from the file"
     if memory["kv_cache_f16_bytes"] is not None:
-        f16, f32 = _size(memory["kv_cache_f16_bytes"]), _size(memory["kv_cache_f32_bytes"])
+        f16, f32 = readable_size(memory["kv_cache_f16_bytes"]), readable_size(memory["kv_cache_f32_bytes"])
         yield "", f"{f16} KV cache for a context of {memory['ctx_size']:,} tokens in f16 ({f32} in f32)"
-
-
-def _size(n_bytes: int) -> str:
-    if n_bytes < 1024:
-        return f"{n_bytes} bytes"
-    value, units = float(n_bytes), iter(("KiB", "MiB", "GiB"))
-    unit = ""
-    while value >= 1024 and (next_unit := next(units, None)):
-        value, unit = value / 1024, next_unit
-    return f"{value:.1f} {unit}"
 
 
 def _or_unknown(value: Any) -> str:

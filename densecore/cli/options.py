@@ -14,6 +14,7 @@ from densecore.exceptions import InvalidConfigError
 __all__ = [
     "add_engine_arguments",
     "add_model_argument",
+    "add_placement_arguments",
     "add_sampling_arguments",
     "engine_config",
     "generation_config",
@@ -37,6 +38,7 @@ _SAMPLING_HELP = {
     "seed": "makes sampling repeatable",
     "timeout": "give up after this many seconds",
 }
+_ENGINE_NAMES = ("threads", "max_model_len", "kv_cache_dtype", "pinning", "numa_node_id")
 _SAMPLING_NAMES = {"max_tokens": ["-n", "--max-tokens"]}
 _INTEGERS = ("max_tokens", "top_k", "seed")
 
@@ -86,12 +88,24 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, context: str = LONG
         help=context,
     )
     group.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, help="type of keys and values (default f16)")
+    add_placement_arguments(group)
+
+
+def add_placement_arguments(group: Any) -> None:
+    """Where threads run."""
     group.add_argument("--pinning", choices=PINNING_POLICIES, help="where threads run (default scatter)")
+    group.add_argument(
+        "--numa-node",
+        dest="numa_node_id",
+        type=int,
+        metavar="N",
+        help="threads and memory on this NUMA node alone (default -1: all nodes)",
+    )
 
 
 def engine_config(args: argparse.Namespace, max_num_seqs: int = 1) -> EngineConfig:
     """The engine's settings as given, for `max_num_seqs` requests at once. Wrong values end with status 2."""
-    given = {name: getattr(args, name, None) for name in ("threads", "max_model_len", "kv_cache_dtype", "pinning")}
+    given = {name: getattr(args, name, None) for name in _ENGINE_NAMES}
     try:
         return EngineConfig(max_num_seqs=max_num_seqs, **{k: value for k, value in given.items() if value is not None})
     except InvalidConfigError as error:

@@ -1,10 +1,10 @@
-"""Generated text on stdout, as it comes."""
+"""Generated text on stdout, as it comes, and how sizes are written."""
 
 from __future__ import annotations
 
 from typing import TextIO
 
-__all__ = ["TextOutput"]
+__all__ = ["TextOutput", "readable_size"]
 
 
 class TextOutput:
@@ -28,3 +28,14 @@ class TextOutput:
         """Begin a new line, unless the text has done so."""
         if self.in_line:
             self.write("\n")
+
+
+def readable_size(n_bytes: int) -> str:
+    """Bytes in the largest unit that gives a number from 1."""
+    if n_bytes < 1024:
+        return f"{n_bytes} bytes"
+    value, units = float(n_bytes), iter(("KiB", "MiB", "GiB"))
+    unit = ""
+    while value >= 1024 and (next_unit := next(units, None)):
+        value, unit = value / 1024, next_unit
+    return f"{value:.1f} {unit}"

@@ -15,7 +15,7 @@ from densecore.cli.failures import one_line, say
 
 __all__ = ["VERBS", "Parser", "add_verb", "build_parser", "parse", "wrong_usage"]
 
-VERBS = ("run", "chat", "info", "tokenize", "perplexity", "bench", "warmup", "version")
+VERBS = ("run", "chat", "info", "tokenize", "perplexity", "bench", "warmup", "env", "version")
 
 EPILOG = """\
 examples:

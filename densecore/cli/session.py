@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from densecore.cli.options import engine_config, model_path
@@ -23,11 +23,14 @@ ERASE_LINE = "\r\x1b[K"
 class CompileNotice:
     """Tells the user why there is a wait, as long as there is one: called at the start of each real compilation.
 
-    On a terminal one line that counts, and that `hide` erases; elsewhere one line once.
+    On a terminal one line that counts, and that `hide` erases; elsewhere one line once. `remaining` tells how many
+    there will be yet, None where that is not known.
     """
 
-    def __init__(self, stream: TextIO | None, *, quiet: bool = False) -> None:
-        self._stream, self._quiet = stream, quiet or stream is None
+    def __init__(
+        self, stream: TextIO | None, *, quiet: bool = False, remaining: Callable[[], int | None] = lambda: None
+    ) -> None:
+        self._stream, self._quiet, self._remaining = stream, quiet or stream is None, remaining
         self._terminal = stream is not None and stream.isatty()
         self._lock = threading.Lock()  # calls come from the kernel thread
         self._shown = self._hidden = False
@@ -38,7 +41,9 @@ class CompileNotice:
                 return
             self._shown = True
             if self._terminal:
-                self._write(f"{ERASE_LINE}compiling kernels: {count} (first run on this CPU)…")
+                remaining = self._remaining()
+                total = "" if remaining is None else f" of {count + remaining}"
+                self._write(f"{ERASE_LINE}compiling kernels: {count}{total} (first run on this CPU)…")
             else:
                 self._write("compiling kernels (first run on this CPU)…\n")
 
@@ -83,18 +88,19 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(args: argparse.Namespace, *, quiet: bool = False, max_num_seqs: int = 1) -> Iterator[Session]:
-    """Load the model that the arguments name, and close it in the end.
+    """Load the model that the arguments name, compile what it still needs, and close it in the end.
 
     After Ctrl-C it is left open, as closing waits for the step that is being computed, and the process ends anyway.
     """
     config = dataclasses.asdict(engine_config(args, max_num_seqs))
-    from densecore.kernels.cache import compile_progress
+    from densecore.kernels.cache import compile_progress, num_remaining
     from densecore.llm import DenseCore
 
-    notice = CompileNotice(sys.stderr, quiet=quiet)
+    notice = CompileNotice(sys.stderr, quiet=quiet, remaining=num_remaining)
     with compile_progress(notice):
         model = DenseCore(model_path(args), **config)
         try:
+            model.compile_kernels(args.processes if "processes" in args else 0)
             yield Session(model, notice)
         except KeyboardInterrupt:
             notice.hide()

@@ -11,7 +11,7 @@ from typing import Any
 import densecore
 from densecore.cli.parser import add_verb
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "cpu_name", "installed_version", "run"]
 
 EXAMPLES = """\
   densecore version
@@ -29,7 +29,7 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a line an entry; the exit status."""
     facts = {"densecore": densecore.__version__, "python": platform.python_version()}
-    facts |= {name: _installed_version(name) for name in PACKAGES}
+    facts |= {name: installed_version(name) for name in PACKAGES}
     facts |= {"system": f"{platform.system()} {platform.release()} {platform.machine()}", "cpu": cpu_name()}
     if args.verbose:
         facts |= _kernel_facts()
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _installed_version(package: str) -> str:
+def installed_version(package: str) -> str:
     """From the package's metadata, without importing it."""
     from importlib import metadata
 

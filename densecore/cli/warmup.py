@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from densecore.cli.options import add_engine_arguments, add_model_argument
+from densecore.cli.options import add_engine_arguments, add_model_argument, positive_integer
 from densecore.cli.parser import add_verb
 from densecore.cli.session import Session, open_session
 
@@ -20,7 +20,8 @@ EXAMPLES = """\
   densecore warmup -m model.gguf
   DENSECORE_CACHE_DIR=/opt/densecore densecore warmup -m model.gguf    (when an image is built, for instance)
 
-Runs prompts and answers of every kind with the model, so that all kernels that it needs lie compiled in the cache.
+Compiles in several processes at once, then runs prompts and answers of every kind with the model, so that all
+kernels that it needs lie in the cache.
 They serve this version of DenseCore on this type of CPU, for every model with the same tensor types.
 """
 PROMPT_LENGTHS = (300, 40, 8, 3, 2, 1)  # tokens: kernels differ for one, few and many columns
@@ -38,18 +39,28 @@ def add_parser(verbs: Any) -> None:
     parser = add_verb(verbs, __name__, "Compile what a model needs, ahead of its first use", EXAMPLES)
     add_model_argument(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument(
+        "--processes",
+        type=positive_integer,
+        default=0,
+        metavar="N",
+        help="that share the work (default: one a core, where there is enough to do)",
+    )
     add_engine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile, and print how much that was; the exit status."""
     started = time.perf_counter()
-    from densecore.kernels.cache import cache_directory, num_compiled
+    from densecore.kernels.cache import cache_directory, num_compiled, num_compiled_elsewhere
 
-    before = num_compiled()
+    def num_done() -> int:
+        return num_compiled() + num_compiled_elsewhere()
+
+    before = num_done()
     with open_session(args, quiet=args.quiet, max_num_seqs=NUM_TOGETHER) as session:
         _exercise(session)
-    seconds, count = time.perf_counter() - started, num_compiled() - before
+    seconds, count = time.perf_counter() - started, num_done() - before
     if not count:
         print(f"nothing to compile: all kernels were in {cache_directory()} ({seconds:.1f} s)")
     elif cache_directory() is None:

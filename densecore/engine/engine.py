@@ -21,6 +21,7 @@ from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError
 from densecore.models import KVCache, Model
+from densecore.precompile import precompile
 from densecore.sampling import Sampler
 from densecore.tokenizer import Tokenizer
 
@@ -51,6 +52,8 @@ class Engine:
             BlockManager(num_blocks, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
         )
         self.runner = Runner(model, self.cache, config)
+        if self.runner.workers.places_memory:
+            kernel_thread.call(self.runner.place_memory)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet
@@ -91,6 +94,11 @@ class Engine:
         """
         self._check_open()
         return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks))
+
+    def compile_kernels(self, num_processes: int = 0) -> int:
+        """Compile what the model needs and the cache lacks; see `densecore.precompile`."""
+        self._check_open()
+        return kernel_thread.call(lambda: precompile(self.model, self.config.kv_cache_dtype, num_processes))
 
     def get_metrics(self) -> dict[str, Any]:
         """Counters and rates of `Metrics`, and the state of queue, cache and threads now."""

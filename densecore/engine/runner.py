@@ -23,6 +23,11 @@ class Runner:
         self.model, self.cache, self.config = model, cache, config
         self.workers = WorkerThreads(config)
 
+    def place_memory(self) -> None:
+        """Put cache and weights on the NUMA nodes of the workers. On the kernel thread, before the first step."""
+        self.workers.apply()
+        self.workers.place([*self.cache.k, *self.cache.v], self.model.mapped)
+
     def run(self, scheduled: SequenceOf[Scheduled]) -> np.ndarray:
         """Logits (num_logits, n_vocab) of the sequences that want them, in the batch's order.
 

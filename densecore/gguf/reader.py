@@ -78,6 +78,11 @@ class GGUFFile:
             raise ModelLoadError(f"{printable(self.path)}: the file is closed; open it again to read tensors")
         return self._data[tensor.part][tensor.offset : tensor.offset + tensor.n_bytes]
 
+    @property
+    def mapped(self) -> list[np.ndarray]:
+        """The bytes of the whole file, or of each of its parts: uint8, read-only views. Empty after `close`."""
+        return list(self._data or ())
+
     def close(self) -> None:
         """Lets go of the file. Views handed out stay valid: the map ends with the last of them."""
         self._data = None

@@ -33,6 +33,7 @@ class Model(ABC):
     token_embd, output : embedding and output matrices (n_vocab, dim); the same one where the file has no ``output``.
     output_norm : (dim,) weight of the final norm.
     layers : one object of weights a layer, as `load_layer` made it.
+    path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
     """
 
     pairing: ClassVar[int] = rope.HALVES  # which elements of a head RoPE rotates together
@@ -48,6 +49,7 @@ class Model(ABC):
         self.frequencies, self.magnitude = self._rope_frequencies(load)
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         load.refuse_unused()
+        self.path, self.mapped = file.path, file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
         self.workspace = Workspace()
@@ -71,9 +73,13 @@ class Model(ABC):
             return self._compute(Step(batch, cache, self.workspace, hooks))
 
         def compute(inputs: Batch, plan: Plan) -> np.ndarray:
-            return self._compute(Step(inputs, cache, self.workspace, plan=plan))
+            return self.record(inputs, cache, self.workspace, plan)
 
         return self._recorded.find(batch, cache, compute).run(batch, num_threads)
+
+    def record(self, batch: Batch, cache: KVCache, workspace: Workspace, plan: Plan) -> np.ndarray:
+        """Add the operations of a step to `plan`; returns the buffer in which they will leave the logits."""
+        return self._compute(Step(batch, cache, workspace, plan=plan))
 
     def _compute(self, step: Step) -> np.ndarray:
         """The model, from token ids to logits."""

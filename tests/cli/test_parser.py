@@ -67,6 +67,8 @@ def test_version_flag(cli: Cli) -> None:
         (["run", "x", "--ctx-size", "0"], "max_model_len must be"),
         (["run", "x", "--kv-cache-dtype", "q8_0"], "f16"),
         (["run", "x", "--pinning", "scater"], "did you mean scatter?"),
+        (["run", "x", "--numa-node", "-2"], "numa_node_id must be an integer from -1"),
+        (["warmup", "--processes", "0"], "above 0"),
         (["chat", "--seed", "-1"], "seed must be"),
         (["info", "--ctx-size", "0"], "above 0"),
         (["tokenize", "x", "--decode", "1"], "either TEXT or --decode"),
@@ -89,7 +91,7 @@ def test_every_sampling_setting_has_a_flag() -> None:
     assert {field.name for field in dataclasses.fields(GenerationConfig)} <= args.keys()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["version"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["env", "--help"], ["version"]], ids=" ".join)
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     code = f"import sys; from densecore.cli import main; main({arguments!r}); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -25,6 +25,14 @@ def test_on_a_terminal_one_line_counts_and_is_erased() -> None:
     assert "\n" not in stream.getvalue()
 
 
+def test_tells_how_many_there_will_be_where_that_is_known() -> None:
+    stream = FakeTerminal()
+    notice = CompileNotice(stream, remaining=iter([2, 0, None]).__next__)
+    for count in (3, 5, 6):
+        notice("matmul", count)
+    assert [line[19:26] for line in stream.getvalue().split(ERASE_LINE)[1:]] == ["3 of 5 ", "5 of 5 ", "6 (firs"]
+
+
 def test_elsewhere_one_line_once() -> None:
     stream = io.StringIO()
     notice = CompileNotice(stream)

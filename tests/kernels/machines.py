@@ -34,20 +34,22 @@ def write_machine(root: Path, online: str, cpus: Iterable[FakeCpu]) -> None:
         directory = system / f"cpu/cpu{cpu.number}"
         write(directory / "topology/core_cpus_list", cpu.siblings)
         write(directory / "topology/physical_package_id", cpu.package)
-        _write_cache(directory / "cache/index0", 1, "Data", cpu.siblings)
-        _write_cache(directory / "cache/index1", 1, "Instruction", cpu.siblings)
-        _write_cache(directory / "cache/index2", 2, "Unified", cpu.l2 or cpu.siblings)
+        _write_cache(directory / "cache/index0", 1, "Data", "48K" if cpu.l2 else "32K", cpu.siblings)
+        _write_cache(directory / "cache/index1", 1, "Instruction", "32K", cpu.siblings)
+        _write_cache(directory / "cache/index2", 2, "Unified", "1024K", cpu.l2 or cpu.siblings)
         if cpu.l3:
-            _write_cache(directory / "cache/index3", 3, "Unified", cpu.l3)
+            _write_cache(directory / "cache/index3", 3, "Unified", "16384K", cpu.l3)
         if cpu.capacity is not None:
             write(directory / "cpu_capacity", cpu.capacity)
         nodes.setdefault(cpu.node, []).append(cpu.number)
     for node, numbers in nodes.items():
         write(system / f"node/node{node}/cpulist", ",".join(map(str, numbers)))
+        write(system / f"node/node{node}/meminfo", f"\nNode {node} MemTotal:       4096 kB\nNode {node} MemFree: 1 kB")
 
 
-def _write_cache(directory: Path, level: int, kind: str, shared: str) -> None:
+def _write_cache(directory: Path, level: int, kind: str, size: str, shared: str) -> None:
     write(directory / "level", level)
+    write(directory / "size", size)
     write(directory / "type", kind)
     write(directory / "shared_cpu_list", shared)
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +14,8 @@ from types import ModuleType
 import numba
 import pytest
 
-from densecore.kernels import cache_key, kernel_cache
-from densecore.kernels.cache import compile_progress
+from densecore.kernels import cache_key, kernel_cache, progress
+from densecore.kernels.cache import NotCompiled, collect_needed, compile_progress, kernel, num_compiled
 
 from .demo_kernels import cache_files, compilations
 
@@ -170,3 +171,41 @@ def test_progress_of_a_kernel_that_does_not_compile(demo: ModuleType) -> None:
             compilations(demo.outer.py_func, "text")
         compilations(demo.outer.py_func, 2)
     assert seen == ["outer", "outer"]
+
+
+def test_progress_counts_what_other_processes_compile(demo: ModuleType) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    before = progress.num_compiled_elsewhere()
+    with compile_progress(lambda name, count: seen.append((name, count, progress.num_remaining()))):
+        with progress.expecting(2):
+            progress.started_elsewhere("other")
+            compilations(demo.outer.py_func, 1)
+            progress.started_elsewhere("unforeseen")
+        progress.started_elsewhere("later")
+    assert seen == [("other", 1, 1), ("outer", 2, 0), ("unforeseen", 3, 0), ("later", 4, None)]
+    progress.compiled_elsewhere(2)
+    assert progress.num_compiled_elsewhere() - before == 2
+
+
+def test_what_would_be_compiled_is_collected_instead(demo: ModuleType) -> None:
+    compilations(demo.outer.py_func, 1)
+    files, before = cache_files(), num_compiled()
+    kept, lacking = kernel(demo.outer.py_func), kernel(demo.outer.py_func)
+    with collect_needed() as needed:
+        assert kept(1) == 20, "what the cache holds works as ever"
+        for _ in range(2):
+            with pytest.raises(NotCompiled):
+                lacking(1.5)
+        elsewhere = threading.Thread(target=lambda: seen.append(kernel(demo.inner.py_func)(1.5)))
+        seen: list[float] = []
+        elsewhere.start()
+        elsewhere.join()
+    assert seen == [2.5], "other threads compile"
+    assert num_compiled() - before == 1
+    [compilation] = needed.values()
+    assert compilation.name not in {path.name for path in files}
+    assert compilation.description.startswith("outer (float64")
+    compilation.compile()
+    assert num_compiled() - before == 2
+    assert compilation.name in {path.name for path in cache_files()}
+    assert lacking(1.5) == 25.0

@@ -158,3 +158,16 @@ def make_key_directory(path: Path, last_use: float) -> None:
     path.mkdir()
     (path / "some.kernel").write_bytes(b"x")
     os.utime(path, (last_use, last_use))
+
+
+def test_what_killed_processes_left_is_deleted(demo: ModuleType, fresh_cache: Callable) -> None:
+    directory = cache_directory.cache_directory()
+    assert directory is not None
+    old = time.time() - 7200
+    for name, last_use in {".a.tmp": old, ".b.tmp": time.time(), "c.kernel": old}.items():
+        (directory / name).write_bytes(b"x")
+        os.utime(directory / name, (last_use, last_use))
+    os.utime(directory, (old, old))
+    fresh_cache()
+    assert cache_directory.cache_directory() == directory
+    assert {path.name for path in directory.iterdir()} == {".b.tmp", "c.kernel"}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densecore.kernels.cpu_limits import CpuLimits, default_thread_count, read_limits, read_quota
-from densecore.kernels.pinning import plan_pinning
+from densecore.kernels.pinning_plan import plan_pinning
 from densecore.kernels.topology import Topology, parse_cpu_list, read_topology
 
 from . import machines
@@ -88,7 +88,7 @@ def test_this_machine() -> None:
 
 def test_topology_and_limits_do_not_import_numba() -> None:
     code = (
-        "import sys, densecore.kernels.topology, densecore.kernels.cpu_limits as c; c.default_thread_count();"
+        "import sys, densecore.kernels.placement as p, densecore.kernels.numa; p.plan_placement();"
         "sys.exit('numba' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
