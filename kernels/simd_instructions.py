@@ -99,9 +99,11 @@ def lookup(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
         both = shuffle(builder, table, table, list(range(16)) * 2)
         return call(builder, "llvm.x86.avx2.pshuf.b", I8x32.llvm, [both, index])
     if ISA == "neon":
-        halves = (shuffle(builder, index, index, range(first, first + 16)) for first in (0, 16))
-        found = [call(builder, "llvm.aarch64.neon.tbl1.v16i8", I8x16.llvm, [table, half]) for half in halves]
-        return shuffle(builder, *found, range(32))
+        low, high = (
+            call(builder, "llvm.aarch64.neon.tbl1.v16i8", I8x16.llvm, [table, shuffle(builder, index, index, lanes)])
+            for lanes in (range(16), range(16, 32))
+        )
+        return shuffle(builder, low, high, range(32))
     result = constant(I8x32.llvm, 0)
     for entry in range(16):
         value = splat(builder, I8x32, builder.extract_element(table, ir.Constant(I32, entry)))

@@ -10,6 +10,7 @@ every access is checked. `columns`, `steps` and the like must be constants.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from llvmlite import ir
@@ -136,26 +137,27 @@ def dot_runs(typingctx, steps, scales, is_signed, bias, q, factors, at, x, x_sta
         first_sum = builder.udiv(args[8], ir.Constant(_I64, 16))
         vectors = split(builder, args[4], 4 * lanes)
         in_step = 8 // lanes
-        total = None
-        for number in range(q.lanes // 256):
 
-            def factor_vectors(scale: int, number: int = number) -> list[ir.Value]:
+        def operands_of(number: int) -> Operands:
+            """Of one run."""
+
+            def factor_vectors(scale: int) -> list[ir.Value]:
                 place = 2 * TILE_ROWS * (number * run.scales + scale)
                 eight = scale_rows.load(I16x16.llvm, builder.add(args[6], ir.Constant(_I64, place)))
                 return split(builder, eight, pairs.count)
 
-            operands = Operands(
+            return Operands(
                 columns=1,
-                quants=lambda step, first=8 * number: vectors[(first + step) * in_step :][:in_step],
-                activation=lambda step, c, first=8 * number: broadcast_at(builder, row, quants, 4 * (first + step)),
-                pair_of_sums=lambda c, first=2 * number: sums.broadcast(
-                    pairs, builder.add(first_sum, ir.Constant(_I64, first)), first_sum, 0
+                quants=lambda step: vectors[(8 * number + step) * in_step :][:in_step],
+                activation=lambda step, c: broadcast_at(builder, row, quants, 4 * (8 * number + step)),
+                pair_of_sums=lambda c: sums.broadcast(
+                    pairs, builder.add(first_sum, ir.Constant(_I64, 2 * number)), first_sum, 0
                 ),
                 factors=factor_vectors,
             )
-            product = join(builder, multiply_run(builder, run, operands))
-            total = product if total is None else builder.add(total, product)
-        return total
+
+        products = (join(builder, multiply_run(builder, run, operands_of(number))) for number in range(q.lanes // 256))
+        return functools.reduce(builder.add, products)
 
     return I32x8(steps, scales, is_signed, bias, q, factors, types.intp, x, types.intp, x_sums), codegen
 
@@ -245,8 +247,9 @@ def sum_rows(typingctx, x, start):
         rows = [reader.load(I32x8.llvm, args[1], ir.Constant(_I64, 8), i) for i in range(8)]
         for _ in range(2):  # in each half of 16 bytes, neighbours are added
             rows = [_add_neighbours(builder, a, b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
-        low = shuffle(builder, *rows, [0, 1, 2, 3, 8, 9, 10, 11])
-        return builder.add(low, shuffle(builder, *rows, [4, 5, 6, 7, 12, 13, 14, 15]))
+        first, second = rows
+        low = shuffle(builder, first, second, [0, 1, 2, 3, 8, 9, 10, 11])
+        return builder.add(low, shuffle(builder, first, second, [4, 5, 6, 7, 12, 13, 14, 15]))
 
     return I32x8(x, types.intp), codegen
 
