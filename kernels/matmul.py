@@ -13,7 +13,7 @@ from .cache import INLINED_OPTIONS
 from .formats import Q8, Format, dequantize_row
 from .gemm import multiply_panels
 from .matmul_floats import multiply_floats
-from .plan import operation, piece, row_tasks
+from .plan import operation, row_operation
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -58,10 +58,9 @@ def embed_ref(fmt: Format, qk: int, type_size: int, w: np.ndarray, ids: np.ndarr
     out[:] = dequantize_ref(fmt, rows, out.shape[1])
 
 
-@operation(tasks=lambda fmt, qk, type_size, w, ids, out: row_tasks(out), twin=embed_ref)
-def embed(fmt, qk, type_size, w, ids, out, task, num_tasks):
+@row_operation(twin=embed_ref, array=lambda fmt, qk, type_size, w, ids, out: out)
+def embed(fmt, qk, type_size, w, ids, out, first, last):
     """Rows `ids` (num_tokens,) of the embedding matrix w as float32 `out` (num_tokens, dim)."""
     num_blocks = out.shape[1] // qk
-    first, last = piece(ids.size, task, num_tasks)
     for token in range(first, last):
         dequantize_row(fmt, w, ids[token] * num_blocks * type_size, num_blocks, out, token * out.shape[1])

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .plan import operation, piece, row_tasks
+from .plan import row_operation
 
 ADJACENT, HALVES = 0, 1
 
@@ -68,10 +68,9 @@ def rope_table_ref(positions, frequencies, magnitude, cos, sin) -> None:
     cos[:], sin[:] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
 
 
-@operation(tasks=lambda positions, frequencies, magnitude, cos, sin: row_tasks(cos), twin=rope_table_ref)
-def rope_table(positions, frequencies, magnitude, cos, sin, task, num_tasks):
+@row_operation(twin=rope_table_ref, array=lambda positions, frequencies, magnitude, cos, sin: cos)
+def rope_table(positions, frequencies, magnitude, cos, sin, first, last):
     """cos and sin (num_tokens, rope_dim / 2) float32 of each position's angles, times `magnitude`."""
-    first, last = piece(positions.size, task, num_tasks)
     for token in range(first, last):
         for pair in range(frequencies.size):
             angle = positions[token] * frequencies[pair]
@@ -90,8 +89,8 @@ def rope_ref(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, pairing: int) -> N
     x[:, :, second : second + half * step : step] = a * s + b * c
 
 
-@operation(tasks=row_tasks, twin=rope_ref)
-def rope(x, cos, sin, pairing, task, num_tasks):
+@row_operation(twin=rope_ref)
+def rope(x, cos, sin, pairing, first, last):
     """Rotate the first rope_dim elements of each head of x (num_tokens, heads, head_dim) in place.
 
     cos, sin : (num_tokens, rope_dim / 2) from `rope_table`
@@ -99,7 +98,6 @@ def rope(x, cos, sin, pairing, task, num_tasks):
     """
     half = cos.shape[1]
     step, second = (2, 1) if pairing == ADJACENT else (1, half)
-    first, last = piece(x.shape[0], task, num_tasks)
     for token in range(first, last):
         for head in range(x.shape[1]):
             for pair in range(half):
