@@ -13,7 +13,7 @@ from .cache import INLINED_OPTIONS
 from .formats import Q8, Format, dequantize_row
 from .gemm import multiply_panels
 from .matmul_floats import multiply_floats
-from .plan import operation, row_operation
+from .plan import range_operation, row_operation
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -42,14 +42,14 @@ def _multiply(fmt, type_size, w, x, y, first, last):
     return multiply_panels(fmt.format) if fmt.format.unpacked else multiply_floats(fmt.format)
 
 
-@operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)
-def matmul(fmt, type_size, w, x, y, task, num_tasks):
+@range_operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)
+def matmul(fmt, type_size, w, x, y, first, last):
     """y (num_tokens, n_out) = x W^T.
 
     w : bytes (n_out * row_bytes,) of a matrix of format `fmt`, whose blocks have `type_size` bytes
     x : `Q8` of the format's group, or float32 (num_tokens, n_in) for float formats
     """
-    multiply(fmt, type_size, w, x, y, task * ROWS, min((task + 1) * ROWS, y.shape[1]))
+    multiply(fmt, type_size, w, x, y, first * ROWS, min(last * ROWS, y.shape[1]))
 
 
 def embed_ref(fmt: Format, qk: int, type_size: int, w: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

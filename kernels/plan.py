@@ -37,7 +37,7 @@ from numba.extending import models, overload, register_model
 from .arguments import ArgumentsType, pack, type_key, type_of, unpack
 from .atomics import atomic_add, atomic_load, intrinsic, pause, yield_thread
 from .cache import INLINED_OPTIONS, inlined, kernel
-from .schedule import Entry, Part, Schedule, make_schedule, place
+from .schedule import Cut, Entry, Part, Schedule, make_schedule, place
 
 config: Any = numba_config  # its settings are set at run time
 
@@ -54,6 +54,7 @@ class Operation:
     function : serial and compilable, (*arguments, task, num_tasks), or (*arguments, first, last) for a range of rows.
     tasks : (*arguments) -> number of pieces; as many as there are rows at most.
     twin : (*arguments), readable Python of the same effect.
+    cut : what it gets beside its arguments, see the functions that declare operations.
     rows : (*arguments) -> number of rows, of an operation that is cut in rows.
     """
 
@@ -62,11 +63,12 @@ class Operation:
         function: Callable,
         tasks: Callable[..., int],
         twin: Callable[..., None],
+        cut: Cut,
         rows: Callable[..., int] | None = None,
     ) -> None:
         self.name = f"{function.__module__}.{function.__qualname__}"
         self.compiled = inlined(function)
-        self.tasks, self.twin, self.rows = tasks, twin, rows
+        self.tasks, self.twin, self.cut, self.rows = tasks, twin, cut, rows or tasks
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self._addresses: dict[tuple, int] = {}
 
@@ -93,8 +95,13 @@ class Operation:
 
 
 def operation(*, tasks: Callable[..., int], twin: Callable[..., None]) -> Callable[[Callable], Operation]:
-    """Declare an `Operation` that is cut in its own way."""
-    return lambda function: Operation(function, tasks, twin)
+    """Declare an `Operation` that is cut in its own way: (*arguments, task, num_tasks)."""
+    return lambda function: Operation(function, tasks, twin, Cut.TASKS)
+
+
+def range_operation(*, tasks: Callable[..., int], twin: Callable[..., None]) -> Callable[[Callable], Operation]:
+    """Declare an `Operation` whose pieces are faster done several at once: (*arguments, first, last)."""
+    return lambda function: Operation(function, tasks, twin, Cut.RANGES)
 
 
 def first_argument(x: np.ndarray, *_: Any) -> np.ndarray:
@@ -120,7 +127,7 @@ def row_operation(
     def tasks(*arguments: Any) -> int:
         return min(num_rows(*arguments), max(1, array(*arguments).size // elements))
 
-    return lambda function: Operation(function, tasks, twin, num_rows)
+    return lambda function: Operation(function, tasks, twin, Cut.ROWS, num_rows)
 
 
 @inlined
@@ -164,7 +171,7 @@ class Plan:
         for argument in arguments:
             pack(argument, slots)
         block, num_tasks = np.array(slots or [0], np.int64), op.tasks(*arguments)
-        entry = Entry(op.name, op.address(arguments), block, num_tasks, op.rows(*arguments) if op.rows else 0)
+        entry = Entry(op.name, op.address(arguments), block, op.cut, num_tasks, op.rows(*arguments))
         if num_tasks:
             place(entry, self._stages, beside=beside)
 
@@ -207,32 +214,42 @@ def wait_for(state, place, count):
 
 
 @inlined
-def run_part(schedule, part, task, state):
-    """One piece of all operations of a part, one after the other."""
-    num_tasks = schedule.part_tasks[part]
-    first, last = piece(schedule.part_units[part], task, num_tasks)
+def run_part(schedule, part, first, last, state):
+    """Pieces `first` to `last` of all operations of a part, one after the other."""
+    num_units, num_tasks = schedule.part_units[part], schedule.part_tasks[part]
+    begin, end = num_units * first // num_tasks, num_units * last // num_tasks
     for op in range(schedule.first_operations[part], schedule.first_operations[part + 1]):
         rows = schedule.rows_in_unit[op]
-        begin, end = (first * rows, last * rows) if rows else (task, num_tasks)
-        if call_address(schedule.functions[op], schedule.blocks[op], begin, end):
+        a, b = (begin * rows, end * rows) if rows else (first, num_tasks)
+        if call_address(schedule.functions[op], schedule.blocks[op], a, b):
             state[state.size - 1] = op + 1
 
 
+@inlined
+def run_pieces(schedule, stage, first, last, state):
+    """Pieces `first` to `last` of a stage, counted through all its parts."""
+    for part in range(schedule.first_parts[stage], schedule.first_parts[stage + 1]):
+        num_tasks = schedule.part_tasks[part]
+        if first < num_tasks and last > 0:
+            run_part(schedule, part, max(first, 0), min(last, num_tasks), state)
+        first, last = first - num_tasks, last - num_tasks
+
+
 @kernel
-def work(schedule, state):
+def work(schedule, state, num_workers):
     """One worker's way through the plan."""
     for stage in range(schedule.stage_tasks.size):
         taken, done, count = 2 * stage * _LINE, (2 * stage + 1) * _LINE, schedule.stage_tasks[stage]
-        while atomic_load(state, taken) < count:
-            task = atomic_add(state, taken, 1)
-            if task >= count:
+        left = count - atomic_load(state, taken)
+        while left > 0:
+            share = max(1, left // num_workers) if schedule.in_ranges[stage] else 1
+            first = atomic_add(state, taken, share)
+            if first >= count:
                 break
-            part = schedule.first_parts[stage]
-            while task >= schedule.part_tasks[part]:
-                task -= schedule.part_tasks[part]
-                part += 1
-            run_part(schedule, part, task, state)
-            atomic_add(state, done, 1)
+            last = min(first + share, count)
+            run_pieces(schedule, stage, first, last, state)
+            atomic_add(state, done, last - first)
+            left = count - atomic_load(state, taken)
         wait_for(state, done, count)
 
 
@@ -240,7 +257,7 @@ def work(schedule, state):
 def run_plan(schedule, state, num_workers):
     """Replay a plan with `num_workers` workers."""
     for _ in prange(num_workers):
-        work(schedule, state)
+        work(schedule, state, num_workers)
 
 
 class OperationType(types.Type):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -18,6 +19,14 @@ __all__ = ["Entry", "Part", "Schedule", "make_schedule", "place"]
 _ENOUGH_TASKS = 8  # pieces that a chain should have, if one of its operations by itself would have more
 
 
+class Cut(Enum):
+    """How an operation is cut."""
+
+    TASKS = "one piece at a time, in its own way"
+    RANGES = "into pieces that can be done together if they follow each other"
+    ROWS = "in rows, independently of what else is cut in rows"
+
+
 @dataclass(frozen=True)
 class Entry:
     """An operation with its arguments, as it is replayed."""
@@ -25,26 +34,26 @@ class Entry:
     name: str
     function: int  # address
     block: np.ndarray  # of its arguments
+    cut: Cut
     num_tasks: int
-    num_rows: int  # 0 if it is not cut in rows
+    num_rows: int  # as many as tasks, if it is not cut in rows
 
 
 class Part:
     """A chain of operations that are cut into the same pieces.
 
-    Pieces consist of `num_units` units. An operation with more rows than that has several in each unit. If one is not
-    cut in rows, there is one piece of one unit, or the operation is the only one.
+    Pieces consist of `num_units` units. An operation with more rows than that has several in each unit.
     """
 
     def __init__(self, entry: Entry) -> None:
         self.entries = [entry]
-        self.num_tasks, self.num_units = entry.num_tasks, max(entry.num_rows, 1)
+        self.num_tasks, self.num_units = entry.num_tasks, entry.num_rows
 
     def grow(self, entry: Entry) -> bool:
         """Append an operation, if the chain then still has enough pieces."""
-        num_units = math.gcd(self.num_units, max(entry.num_rows, 1))
-        most = max(self.num_tasks, entry.num_tasks)
-        if num_units < min(most, _ENOUGH_TASKS):
+        num_units, most = math.gcd(self.num_units, entry.num_rows), max(self.num_tasks, entry.num_tasks)
+        in_rows = entry.cut is Cut.ROWS is self.entries[-1].cut and num_units >= min(most, _ENOUGH_TASKS)
+        if not in_rows and most > 1:
             return False
         self.entries.append(entry)
         self.num_units, self.num_tasks = num_units, min(most, num_units)
@@ -66,6 +75,7 @@ def place(entry: Entry, stages: list[list[Part]], *, beside: bool) -> None:
 class Schedule(NamedTuple):
     """Stages as compiled code reads them, all int64."""
 
+    in_ranges: np.ndarray  # (num_stages,) 1 if pieces can be taken together
     first_parts: np.ndarray  # (num_stages + 1,) where the parts of each stage begin
     stage_tasks: np.ndarray  # (num_stages,) pieces of all parts of a stage
     first_operations: np.ndarray  # (num_parts + 1,) where the operations of each part begin
@@ -80,12 +90,13 @@ def make_schedule(stages: list[list[Part]]) -> Schedule:
     """The arrays of a plan."""
     parts = [part for stage in stages for part in stage]
     columns = (
+        [int(all(part.entries[0].cut is Cut.RANGES for part in stage)) for stage in stages],
         [0, *accumulate(map(len, stages))],
         [sum(part.num_tasks for part in stage) for stage in stages],
         [0, *accumulate(len(part.entries) for part in parts)],
         [part.num_tasks for part in parts],
         [part.num_units for part in parts],
-        [entry.num_rows // part.num_units for part in parts for entry in part.entries],
+        [entry.num_rows // part.num_units * (entry.cut is not Cut.TASKS) for part in parts for entry in part.entries],
         [entry.function for part in parts for entry in part.entries],
         [entry.block.ctypes.data for part in parts for entry in part.entries],
     )
