@@ -31,6 +31,16 @@ def matmul_ref(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y
 
 
 ROWS = 64  # of the output in a task: whole panels
+_TOGETHER = 256  # groups of ROWS rows that a worker may take at once, divided by the tokens that they meet
+
+
+def _row_groups(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
+    return -(-y.shape[1] // ROWS)
+
+
+def _groups_together(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
+    """With few tokens, what each task costs at its beginning is as much as dozens of rows."""
+    return max(1, _TOGETHER // y.shape[0])
 
 
 def multiply(fmt, type_size, w, x, y, first, last):
@@ -42,7 +52,7 @@ def _multiply(fmt, type_size, w, x, y, first, last):
     return multiply_panels(fmt.format) if fmt.format.unpacked else multiply_floats(fmt.format)
 
 
-@range_operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)
+@range_operation(tasks=_row_groups, together=_groups_together, twin=matmul_ref)
 def matmul(fmt, type_size, w, x, y, first, last):
     """y (num_tokens, n_out) = x W^T.
 

@@ -55,7 +55,7 @@ class Operation:
     tasks : (*arguments) -> number of pieces; as many as there are rows at most.
     twin : (*arguments), readable Python of the same effect.
     cut : what it gets beside its arguments, see the functions that declare operations.
-    rows : (*arguments) -> number of rows, of an operation that is cut in rows.
+    rows, together : of an operation that is cut in rows, or in ranges.
     """
 
     def __init__(
@@ -64,11 +64,14 @@ class Operation:
         tasks: Callable[..., int],
         twin: Callable[..., None],
         cut: Cut,
+        *,
         rows: Callable[..., int] | None = None,
+        together: Callable[..., int] | None = None,
     ) -> None:
         self.name = f"{function.__module__}.{function.__qualname__}"
         self.compiled = inlined(function)
-        self.tasks, self.twin, self.cut, self.rows = tasks, twin, cut, rows or tasks
+        self.tasks, self.twin, self.cut = tasks, twin, cut
+        self.rows, self.together = rows or tasks, together or (lambda *arguments: 1)
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self._addresses: dict[tuple, int] = {}
 
@@ -99,9 +102,14 @@ def operation(*, tasks: Callable[..., int], twin: Callable[..., None]) -> Callab
     return lambda function: Operation(function, tasks, twin, Cut.TASKS)
 
 
-def range_operation(*, tasks: Callable[..., int], twin: Callable[..., None]) -> Callable[[Callable], Operation]:
-    """Declare an `Operation` whose pieces are faster done several at once: (*arguments, first, last)."""
-    return lambda function: Operation(function, tasks, twin, Cut.RANGES)
+def range_operation(
+    *, tasks: Callable[..., int], together: Callable[..., int], twin: Callable[..., None]
+) -> Callable[[Callable], Operation]:
+    """Declare an `Operation` that is faster if it does several pieces at once: (*arguments, first, last).
+
+    together : (*arguments) -> how many at most; more would make others wait too long for them
+    """
+    return lambda function: Operation(function, tasks, twin, Cut.RANGES, together=together)
 
 
 def first_argument(x: np.ndarray, *_: Any) -> np.ndarray:
@@ -127,7 +135,7 @@ def row_operation(
     def tasks(*arguments: Any) -> int:
         return min(num_rows(*arguments), max(1, array(*arguments).size // elements))
 
-    return lambda function: Operation(function, tasks, twin, Cut.ROWS, num_rows)
+    return lambda function: Operation(function, tasks, twin, Cut.ROWS, rows=num_rows)
 
 
 @inlined
@@ -170,9 +178,9 @@ class Plan:
         slots: list[int] = []
         for argument in arguments:
             pack(argument, slots)
-        block, num_tasks = np.array(slots or [0], np.int64), op.tasks(*arguments)
-        entry = Entry(op.name, op.address(arguments), block, op.cut, num_tasks, op.rows(*arguments))
-        if num_tasks:
+        numbers = op.tasks(*arguments), op.rows(*arguments), op.together(*arguments)
+        entry = Entry(op.name, op.address(arguments), np.array(slots or [0], np.int64), op.cut, *numbers)
+        if entry.num_tasks:
             place(entry, self._stages, beside=beside)
 
     def only(self, keep: Callable[[Operation], bool]) -> Plan:
@@ -242,7 +250,7 @@ def work(schedule, state, num_workers):
         taken, done, count = 2 * stage * _LINE, (2 * stage + 1) * _LINE, schedule.stage_tasks[stage]
         left = count - atomic_load(state, taken)
         while left > 0:
-            share = max(1, left // num_workers) if schedule.in_ranges[stage] else 1
+            share = max(1, min(left // num_workers, schedule.together[stage]))
             first = atomic_add(state, taken, share)
             if first >= count:
                 break

@@ -37,6 +37,7 @@ class Entry:
     cut: Cut
     num_tasks: int
     num_rows: int  # as many as tasks, if it is not cut in rows
+    together: int  # pieces that a worker may take at once, at most
 
 
 class Part:
@@ -75,7 +76,7 @@ def place(entry: Entry, stages: list[list[Part]], *, beside: bool) -> None:
 class Schedule(NamedTuple):
     """Stages as compiled code reads them, all int64."""
 
-    in_ranges: np.ndarray  # (num_stages,) 1 if pieces can be taken together
+    together: np.ndarray  # (num_stages,) pieces that a worker may take at once, at most
     first_parts: np.ndarray  # (num_stages + 1,) where the parts of each stage begin
     stage_tasks: np.ndarray  # (num_stages,) pieces of all parts of a stage
     first_operations: np.ndarray  # (num_parts + 1,) where the operations of each part begin
@@ -90,7 +91,7 @@ def make_schedule(stages: list[list[Part]]) -> Schedule:
     """The arrays of a plan."""
     parts = [part for stage in stages for part in stage]
     columns = (
-        [int(all(part.entries[0].cut is Cut.RANGES for part in stage)) for stage in stages],
+        [min(entry.together for part in stage for entry in part.entries) for stage in stages],
         [0, *accumulate(map(len, stages))],
         [sum(part.num_tasks for part in stage) for stage in stages],
         [0, *accumulate(len(part.entries) for part in parts)],
