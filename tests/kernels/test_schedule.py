@@ -7,6 +7,7 @@ import pytest
 
 from densecore.kernels import activation, norm, quantize
 from densecore.kernels.plan import Plan, operation, range_operation, row_operation
+from densecore.kernels.schedule import Cut, Entry, place
 
 TOKENS, WIDTH = 24, 960  # many enough for several pieces
 
@@ -126,7 +127,7 @@ def test_a_chain_does_not_take_away_pieces():
     assert stages_of(*calls) == 2
 
 
-def test_what_runs_beside_shares_a_stage_but_not_with_what_it_needs():
+def test_what_runs_beside_shares_a_stage():
     x, *outs = np.arange(4 * TOKENS * 8).reshape(4, TOKENS, 8)
     plan = Plan()
     plan.add(accumulate, x)  # in one piece, as small as it is
@@ -134,13 +135,16 @@ def test_what_runs_beside_shares_a_stage_but_not_with_what_it_needs():
         plan.add(mix, x, out, beside=i > 0)
     plan.add(accumulate, outs[0])
     assert plan.num_stages == 3
-    x, tiny = np.zeros((2, 1, 8), np.int64)
-    plan = Plan()
-    plan.add(accumulate, x)
-    plan.add(mix, x, tiny)  # in one piece, too: it joins the chain
-    plan.add(mix, x, tiny.copy(), beside=True)  # and this one must not be beside `accumulate`
-    assert plan.num_stages == 1
     assert plan.only(lambda op: op is mix).num_stages == 1
+
+
+def test_nothing_runs_beside_what_it_needs():
+    """The second of three small operations joins the first one's chain; the third must not run beside that."""
+    entries = [Entry(name, 0, np.zeros(1, np.int64), Cut.RANGES, 1, 1, 1) for name in "abc"]
+    stages = []
+    for entry, beside in zip(entries, (False, False, True), strict=True):
+        place(entry, stages, beside=beside)
+    assert [[part.entries for part in stage] for stage in stages] == [[entries]]
 
 
 @operation(tasks=lambda seen, *_: seen.shape[0], twin=None)
@@ -182,6 +186,17 @@ def test_ranges_cover_everything_once_and_are_not_too_long(num_workers, most):
     plan.run(num_workers)
     assert (seen == 1).all()
     assert sizes.max() == max(1, min(most, 150 // num_workers))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_ranges_end_where_another_operation_begins(num_workers):
+    counts, sizes = np.zeros((3, 40), np.int64), np.zeros(40, np.int64)
+    plan = Plan()
+    for seen in counts:
+        plan.add(count_ranges, seen[:17], 10, sizes, beside=True)
+    plan.run(num_workers)
+    assert (counts[:, :17] == 1).all()
+    assert not counts[:, 17:].any()
 
 
 def test_an_operation_without_pieces_is_left_out():
