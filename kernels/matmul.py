@@ -35,12 +35,12 @@ _TOGETHER = 256  # groups of ROWS rows that a worker may take at once, divided b
 
 
 def _row_groups(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
-    return -(-y.shape[1] // ROWS)
+    return -(-y.shape[1] // ROWS) if y.size else 0  # there may be no token whose logits are wanted
 
 
 def _groups_together(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
     """With few tokens, what each task costs at its beginning is as much as dozens of rows."""
-    return max(1, _TOGETHER // y.shape[0])
+    return max(1, _TOGETHER // max(1, y.shape[0]))
 
 
 def multiply(fmt, type_size, w, x, y, first, last):
