@@ -2,8 +2,9 @@
 
 The operations of one recorded step are timed together, and then kind by kind: all of a kind, one after the other. What
 the step takes beyond its products and its attention is overhead: the small operations, and the waiting of workers for
-each other between operations. All are timed in turn, round by round, and the shortest time counts, because whatever
-else runs on the machine makes times longer.
+each other between stages. All are timed in turn, round by round, and the shortest time counts, because whatever else
+runs on the machine makes times longer. On a machine that is not quiet the overhead, a small difference of large times,
+means little; what the small operations take by themselves can still be compared.
 
 ``--busy`` does the same beside a Python thread that never rests, and so wants the interpreter lock all the time. It
 needs a CPU of its own: with as many threads as CPUs, it takes a worker's CPU away, which costs more than the lock.
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -92,7 +94,12 @@ def measure(timer: StepTimer, step: Plan, rounds: int) -> dict[str, float]:
     return kernel_thread.call(lambda: shortest_times(runs, rounds))
 
 
-def report(columns: dict[str, dict[str, float]], operations: dict[str, int]) -> str:
+def count_kinds(step: Plan) -> dict[str, int]:
+    """How many operations of each kind there are."""
+    return dict(Counter(kind(op) for op in step.operations))
+
+
+def report(columns: dict[str, dict[str, float]], step: Plan) -> str:
     """A Markdown table in milliseconds, a column for each way of running."""
 
     def row(title: str, value: Callable[[dict[str, float]], str], count: object = "") -> list[str]:
@@ -106,11 +113,11 @@ def report(columns: dict[str, dict[str, float]], operations: dict[str, int]) -> 
 
     rows = [
         row("a step of the engine", milliseconds("forward")),
-        row("its operations, in one call", milliseconds("step"), sum(operations.values())),
+        row(f"its operations, in {step.num_stages} stages", milliseconds("step"), len(step)),
         row("overhead: without products and attention", lambda times: f"{1e3 * overhead(times):.3f}"),
         row("... of the step", lambda times: f"{100 * overhead(times) / times['step']:.1f} %"),
         row("the other operations by themselves", milliseconds("rest")),
-        *(row(f"`{name}`", milliseconds(name), count) for name, count in operations.items()),
+        *(row(f"`{name}`", milliseconds(name), count) for name, count in count_kinds(step).items()),
     ]
     return markdown_table(["ms", "operations", *columns], rows, left=1)
 
@@ -131,16 +138,14 @@ def main() -> None:
     columns = {}
     with StepTimer(model_path(args.model, default_folder())) as timer:
         step = record_step(timer, args.depth)
-        operations: dict[str, int] = {}
-        for op in step.operations:
-            operations[kind(op)] = operations.get(kind(op), 0) + 1
         for count in dict.fromkeys(int(part) for part in args.threads.split(",")):
             timer.set_threads(count)
-            columns[f"{count} threads"] = measure(timer, step, args.rounds)
+            name = f"{count} thread{'s' if count > 1 else ''}"
+            columns[name] = measure(timer, step, args.rounds)
             if args.busy:
                 with busy_python_thread():
-                    columns[f"{count} threads, busy"] = measure(timer, step, args.rounds)
-    print(report(columns, operations))
+                    columns[f"{name}, busy"] = measure(timer, step, args.rounds)
+    print(report(columns, step))
 
 
 if __name__ == "__main__":
