@@ -1,10 +1,9 @@
 """What a decode step costs beside its matrix products and its attention: ``python -m bench.overhead MODEL``.
 
-The operations of one recorded step are timed together, and then kind by kind: all of a kind, one after the other. What
-the step takes beyond its products and its attention is overhead: the small operations, and the waiting of workers for
-each other between stages. All are timed in turn, round by round, and the shortest time counts, because whatever else
-runs on the machine makes times longer. On a machine that is not quiet the overhead, a small difference of large times,
-means little; what the small operations take by themselves can still be compared.
+One step is recorded and replayed again and again, with the time taken after each of its stages. Of each stage the
+shortest time counts, because whatever else runs on the machine makes times longer; stages of the same operations are
+added up. The time of a stage includes the waiting of workers for each other at its end. Overhead is all but products
+and attention. Beside that, "a step of the engine" is timed as a whole, with what Python does before and after.
 
 ``--busy`` does the same beside a Python thread that never rests, and so wants the interpreter lock all the time. It
 needs a CPU of its own: with as many threads as CPUs, it takes a worker's CPU away, which costs more than the lock.
@@ -16,27 +15,27 @@ import argparse
 import contextlib
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
+from numba import prange, types
+from numba.core.typing import signature
 
 from bench.compare import model_path
 from bench.models import default_folder
 from densecore.benchmark import StepTimer, markdown_table
 from densecore.engine.kernel_thread import kernel_thread
-from densecore.kernels.plan import Operation, Plan
+from densecore.kernels.cache import kernel
+from densecore.kernels.plan import Plan, work_on_stage
 from densecore.kernels.threads import default_thread_count
 from densecore.models import Batch, KVCache
 from densecore.models.step import Step, Workspace
 
-PRODUCTS, ATTENTION = "matmul", "attention"
+WHOLE = "a step of the engine"
+KERNELS = ("matmul", "attention")
 
-
-def kind(op: Operation) -> str:
-    """The kernel of an operation, or the group in which it is counted."""
-    name = op.name.rsplit(".", 1)[-1]
-    return ATTENTION if name == "merge_chunks" else name
+clock_gettime = types.ExternalFunction("clock_gettime", signature(types.int32, types.int32, types.uintp))
+CLOCK = time.CLOCK_MONOTONIC
 
 
 def record_step(timer: StepTimer, depth: int) -> Plan:
@@ -49,11 +48,45 @@ def record_step(timer: StepTimer, depth: int) -> Plan:
     return plan
 
 
-def plans_by_name(step: Plan) -> dict[str, Plan]:
-    """The whole step; all of it but products and attention; and the operations of each kind by themselves."""
-    kinds = dict.fromkeys(kind(op) for op in step.operations)
-    rest = step.only(lambda op: kind(op) not in (PRODUCTS, ATTENTION))
-    return {"step": step, "rest": rest} | {name: step.only(lambda op, name=name: kind(op) == name) for name in kinds}
+@kernel(parallel=True)
+def run_timed(schedule, state, num_workers, address):
+    """As `run_plan`; each worker writes the time (two int64, a timespec) before the first stage and after each."""
+    for worker in prange(num_workers):
+        num_stages = schedule.stage_tasks.size
+        place = address + 16 * worker * (num_stages + 1)
+        clock_gettime(CLOCK, place)
+        for stage in range(num_stages):
+            work_on_stage(schedule, stage, state, num_workers)
+            clock_gettime(CLOCK, place + 16 * (stage + 1))
+
+
+def stage_seconds(step: Plan, num_workers: int) -> np.ndarray:
+    """How long each stage of the plan took in one run: (num_stages,)."""
+    times = np.zeros((num_workers, len(step.stages) + 1, 2), np.int64)
+    run_timed(*step.prepare(), num_workers, times.ctypes.data)
+    seconds = (times[..., 0] - times[0, 0, 0]) + 1e-9 * times[..., 1]
+    return np.diff(seconds.min(0))  # a stage ends when the first worker goes on: another may have been displaced
+
+
+def kind(operations: list[str]) -> str:
+    """A stage by its operations, such as ``add, rms_norm, quantize_q8``."""
+    return ", ".join(dict.fromkeys(name.rsplit(".", 1)[-1] for name in operations))
+
+
+def measure(timer: StepTimer, step: Plan, rounds: int) -> dict[str, float]:
+    """Seconds of a decode step as the engine does it, and of the stages of each kind."""
+    sequences = timer.sequences()
+
+    def run() -> tuple[int, np.ndarray]:
+        num_workers = timer.workers.apply()
+        measured = [(sequences.decode(1), stage_seconds(step, num_workers)) for _ in range(rounds)]
+        return min(whole for whole, _ in measured), np.min([stages for _, stages in measured], axis=0)
+
+    whole, stages = kernel_thread.call(run)
+    times = {WHOLE: whole / 1e9}
+    for operations, seconds in zip(step.stages, stages, strict=True):
+        times[kind(operations)] = times.get(kind(operations), 0.0) + seconds
+    return times
 
 
 @contextlib.contextmanager
@@ -74,52 +107,18 @@ def busy_python_thread() -> Iterator[None]:
         thread.join()
 
 
-def shortest_times(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds that each of `runs` took at best; each round times all of them in turn."""
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def measure(timer: StepTimer, step: Plan, rounds: int) -> dict[str, float]:
-    """Seconds of a decode step as the engine does it ("forward"), and of each of `plans_by_name`."""
-    sequences, plans = timer.sequences(), plans_by_name(step)
-    runs: dict[str, Callable[[], object]] = {"forward": lambda: sequences.decode(1)}
-    for name, plan in plans.items():
-        runs[name] = lambda plan=plan: plan.run(timer.workers.apply())
-    return kernel_thread.call(lambda: shortest_times(runs, rounds))
-
-
-def count_kinds(step: Plan) -> dict[str, int]:
-    """How many operations of each kind there are."""
-    return dict(Counter(kind(op) for op in step.operations))
-
-
 def report(columns: dict[str, dict[str, float]], step: Plan) -> str:
     """A Markdown table in milliseconds, a column for each way of running."""
-
-    def row(title: str, value: Callable[[dict[str, float]], str], count: object = "") -> list[str]:
-        return [title, str(count), *(value(times) for times in columns.values())]
-
-    def milliseconds(name: str) -> Callable[[dict[str, float]], str]:
-        return lambda times: f"{1e3 * times[name]:.3f}"
-
-    def overhead(times: dict[str, float]) -> float:
-        return times["step"] - times[PRODUCTS] - times[ATTENTION]
-
-    rows = [
-        row("a step of the engine", milliseconds("forward")),
-        row(f"its operations, in {step.num_stages} stages", milliseconds("step"), len(step)),
-        row("overhead: without products and attention", lambda times: f"{1e3 * overhead(times):.3f}"),
-        row("... of the step", lambda times: f"{100 * overhead(times) / times['step']:.1f} %"),
-        row("the other operations by themselves", milliseconds("rest")),
-        *(row(f"`{name}`", milliseconds(name), count) for name, count in count_kinds(step).items()),
-    ]
-    return markdown_table(["ms", "operations", *columns], rows, left=1)
+    kinds = [kind(operations) for operations in step.stages]
+    rows = [[WHOLE, "", *(f"{1e3 * times[WHOLE]:.3f}" for times in columns.values())]]
+    sums = [sum(times[name] for name in set(kinds)) for times in columns.values()]
+    rest = [sum(times[name] for name in set(kinds) if name not in KERNELS) for times in columns.values()]
+    rows.append(["all stages", str(len(kinds)), *(f"{1e3 * seconds:.3f}" for seconds in sums)])
+    rows.append(["overhead", "", *(f"{1e3 * seconds:.3f}" for seconds in rest)])
+    rows.append(["... of all", "", *(f"{100 * part / whole:.1f} %" for part, whole in zip(rest, sums, strict=True))])
+    for name in dict.fromkeys(kinds):
+        rows.append([f"`{name}`", str(kinds.count(name)), *(f"{1e3 * times[name]:.3f}" for times in columns.values())])
+    return markdown_table(["ms", "stages", *columns], rows)
 
 
 def main() -> None:

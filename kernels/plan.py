@@ -161,9 +161,9 @@ class Plan:
         return [op for op, *_ in self._calls]
 
     @property
-    def num_stages(self) -> int:
-        """How often workers wait for each other in a run."""
-        return len(self._stages)
+    def stages(self) -> list[list[str]]:
+        """The names of the operations in each stage; workers wait for each other as often as there are stages."""
+        return [[entry.name for part in stage for entry in part.entries] for stage in self._stages]
 
     def add(self, op: Operation, *arguments: Any, beside: bool = False) -> None:
         """Append an operation; its arrays must stay where they are.
@@ -197,14 +197,19 @@ class Plan:
             for op, arguments, _ in self._calls:
                 op.twin(*arguments)
             return
-        if self._compiled is None:
-            self._compiled = make_schedule(self._stages), np.zeros((2 * self.num_stages + 1) * _LINE, np.int64)
-        schedule, state = self._compiled
-        state[:] = 0
+        schedule, state = self.prepare()
         run_plan(schedule, state, num_workers)
         if state[-1]:
-            names = [entry.name for stage in self._stages for part in stage for entry in part.entries]
+            names = [name for stage in self.stages for name in stage]
             raise IndexError(f"{names[state[-1] - 1]} went outside of an array")
+
+    def prepare(self) -> tuple[Schedule, np.ndarray]:
+        """What `run_plan` takes: the schedule, and the counters of its stages, which are set to 0."""
+        if self._compiled is None:
+            self._compiled = make_schedule(self._stages), np.zeros((2 * len(self._stages) + 1) * _LINE, np.int64)
+        schedule, state = self._compiled
+        state[:] = 0
+        return schedule, state
 
 
 # ------------------------------------------------------------------------------------------------ compiled
@@ -243,22 +248,28 @@ def run_pieces(schedule, stage, first, last, state):
         first, last = first - num_tasks, last - num_tasks
 
 
+@inlined
+def work_on_stage(schedule, stage, state, num_workers):
+    """One worker's part of a stage; returns when all pieces of the stage are done."""
+    taken, done, count = 2 * stage * _LINE, (2 * stage + 1) * _LINE, schedule.stage_tasks[stage]
+    left = count - atomic_load(state, taken)
+    while left > 0:
+        share = max(1, min(left // num_workers, schedule.together[stage]))
+        first = atomic_add(state, taken, share)
+        if first >= count:
+            break
+        last = min(first + share, count)
+        run_pieces(schedule, stage, first, last, state)
+        atomic_add(state, done, last - first)
+        left = count - atomic_load(state, taken)
+    wait_for(state, done, count)
+
+
 @kernel
 def work(schedule, state, num_workers):
     """One worker's way through the plan."""
     for stage in range(schedule.stage_tasks.size):
-        taken, done, count = 2 * stage * _LINE, (2 * stage + 1) * _LINE, schedule.stage_tasks[stage]
-        left = count - atomic_load(state, taken)
-        while left > 0:
-            share = max(1, min(left // num_workers, schedule.together[stage]))
-            first = atomic_add(state, taken, share)
-            if first >= count:
-                break
-            last = min(first + share, count)
-            run_pieces(schedule, stage, first, last, state)
-            atomic_add(state, done, last - first)
-            left = count - atomic_load(state, taken)
-        wait_for(state, done, count)
+        work_on_stage(schedule, stage, state, num_workers)
 
 
 @kernel(parallel=True)

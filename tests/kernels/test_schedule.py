@@ -87,7 +87,7 @@ def test_any_plan_does_what_its_operations_do_one_by_one(num_workers, seed):
         plan.add(op, *arguments)
     for op, *arguments in random_calls(np.random.default_rng(seed), expected):
         op.twin(*arguments)
-    assert plan.num_stages < len(plan)  # some did share
+    assert len(plan.stages) < len(plan)  # some did share
     plan.run(num_workers)
     for array, other in zip(arrays, expected, strict=True):
         assert np.array_equal(array, other)
@@ -97,7 +97,7 @@ def stages_of(*calls):
     plan = Plan()
     for op, *arguments in calls:
         plan.add(op, *arguments)
-    return plan.num_stages
+    return len(plan.stages)
 
 
 def layer_buffers(tokens, dim):
@@ -134,8 +134,8 @@ def test_what_runs_beside_shares_a_stage():
     for i, out in enumerate(outs):
         plan.add(mix, x, out, beside=i > 0)
     plan.add(accumulate, outs[0])
-    assert plan.num_stages == 3
-    assert plan.only(lambda op: op is mix).num_stages == 1
+    assert len(plan.stages) == 3
+    assert len(plan.only(lambda op: op is mix).stages) == 1
 
 
 def test_nothing_runs_beside_what_it_needs():
@@ -162,7 +162,7 @@ def test_each_piece_of_all_that_runs_beside_is_done_once():
             plan.add(count_tasks, array, beside=i > 0)
         for out in outs:
             plan.add(mix, x, out, beside=True)
-        assert plan.num_stages == 1
+        assert len(plan.stages) == 1
         plan.run(num_workers)
         assert all((array == [1, len(array)]).all() for array in seen)
         expected = np.empty_like(x)
