@@ -18,6 +18,10 @@ Waiting costs more than many a small operation computes, so a stage holds as man
   the other with the same rows, which are still in its cache. So are operations that consist of one piece each, as most
   do when there is one token.
 
+To begin a piece costs something, too: memory has to be asked for before it answers. So where a piece continues the one
+before (`range_operation`) a worker takes several at once, its share of what is left: much at first, and little in the
+end, when others would have to wait for it.
+
 A replayed operation gets its arguments from a block of memory (`arguments`). Their types are fixed when it is recorded,
 and compiled code for them is called by address.
 """
@@ -51,11 +55,10 @@ class Operation:
 
     Parameters
     ----------
-    function : serial and compilable, (*arguments, task, num_tasks), or (*arguments, first, last) for a range of rows.
-    tasks : (*arguments) -> number of pieces; as many as there are rows at most.
+    function : serial and compilable, (*arguments, task, num_tasks) or (*arguments, first, last).
+    tasks : (*arguments) -> number of pieces; if it is cut in rows, as many at most as there are rows.
     twin : (*arguments), readable Python of the same effect.
-    cut : what it gets beside its arguments, see the functions that declare operations.
-    rows, together : of an operation that is cut in rows, or in ranges.
+    cut : how; see the functions below that declare operations, also for the rest.
     """
 
     def __init__(
@@ -122,8 +125,8 @@ def row_operation(
 ) -> Callable[[Callable], Operation]:
     """Declare an `Operation` that is cut in the rows of an array, by default its first argument.
 
-    Of the arrays that this or another operation of this kind writes, it may use the same rows only, or as many
-    smaller ones in their place: it follows another one without waiting for all its pieces.
+    It follows another one without waiting for all its pieces. So of the arrays that operations of this kind write, a
+    piece may use nothing but its own rows, or what takes their place in an array with more, shorter rows.
 
     array : (*arguments) -> the array
     elements : in a piece, at least; less is not worth being handed out

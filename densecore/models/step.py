@@ -179,5 +179,5 @@ class Step:
 
 
 def _row_length(n: int) -> int:
-    """Into what rows of length n are cut where elements, or groups of 32 or 256, are independent: pieces to share."""
+    """How long the pieces of a row of n elements are that can be computed independently, with whole groups in each."""
     return _ROW if n % _ROW == 0 else n
