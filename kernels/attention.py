@@ -26,7 +26,7 @@ from .attention_tile import ROWS, TILE, Buffers, attend_chunk, state_size, state
 from .cache import inlined
 from .exp import exp2_f32
 from .kv_cache import cache_width, read_cache, store_kv, store_kv_ref
-from .plan import operation, piece
+from .plan import operation, piece, row_operation
 from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
 __all__ = [
@@ -254,15 +254,14 @@ def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, sc
         first = end
 
 
-@operation(tasks=lambda scratch, positions, out: scratch.shape[0], twin=_merge_twin)
-def merge_chunks(scratch, positions, out, task, num_tasks):
+@row_operation(twin=_merge_twin)
+def merge_chunks(scratch, positions, out, first, last):
     """out (num_tokens, n_heads, head_dim): the chunks that `attention` left in `scratch`, merged."""
     n_heads, num_chunks, size = scratch.shape[1], scratch.shape[2], scratch.shape[3]
     head_dim = out.shape[2]
     total = np.empty(size, np.float32)
-    for head in range(n_heads):
+    for row in range(first * n_heads, last * n_heads):
         clear_states(total, 1, size)
-        row = task * n_heads + head
-        for chunk in range(positions[task] // CHUNK + 1):
+        for chunk in range(positions[row // n_heads] // CHUNK + 1):
             merge(total, 0, scratch, (row * num_chunks + chunk) * size, size)
         write_output(total, 0, size, out, row * head_dim, head_dim)

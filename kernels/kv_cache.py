@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import overload
 
 from .cache import INLINED_OPTIONS, inlined
-from .plan import operation, piece, row_tasks
+from .plan import row_operation
 from .simd import f32x8, load_f16x8, load_f32, load_f32x8, store_f16x8, store_f32x8, with_lane
 
 __all__ = ["cache_width", "find_places", "load8", "read_cache", "store8", "store_kv", "store_kv_ref"]
@@ -80,12 +80,11 @@ def store_row(source, first, head_dim, cache, place):
         store8(cache, place + whole, load_part(source, first + whole, head_dim - whole))
 
 
-@operation(tasks=row_tasks, twin=store_kv_ref)
-def store_kv(k, v, slot_mapping, k_cache, v_cache, task, num_tasks):
+@row_operation(twin=store_kv_ref)
+def store_kv(k, v, slot_mapping, k_cache, v_cache, first_token, last_token):
     """Write k and v (num_tokens, n_kv_heads, head_dim) to the slots (num_tokens,) of a layer's cache."""
     n_kv_heads, head_dim = k.shape[1], k.shape[2]
     block_size, width = k_cache.shape[2], k_cache.shape[3]
-    first_token, last_token = piece(slot_mapping.size, task, num_tasks)
     for token in range(first_token, last_token):
         block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
         for head in range(n_kv_heads):

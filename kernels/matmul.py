@@ -13,7 +13,7 @@ from .cache import INLINED_OPTIONS
 from .formats import Q8, Format, dequantize_row
 from .gemm import multiply_panels
 from .matmul_floats import multiply_floats
-from .plan import operation, piece, row_tasks
+from .plan import range_operation, row_operation
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -31,6 +31,16 @@ def matmul_ref(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y
 
 
 ROWS = 64  # of the output in a task: whole panels
+_TOGETHER = 256  # groups of ROWS rows that a worker may take at once, divided by the tokens that they meet
+
+
+def _row_groups(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
+    return -(-y.shape[1] // ROWS) if y.size else 0  # there may be no token whose logits are wanted
+
+
+def _groups_together(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
+    """With few tokens, what each task costs at its beginning is as much as dozens of rows."""
+    return max(1, _TOGETHER // max(1, y.shape[0]))
 
 
 def multiply(fmt, type_size, w, x, y, first, last):
@@ -42,14 +52,14 @@ def _multiply(fmt, type_size, w, x, y, first, last):
     return multiply_panels(fmt.format) if fmt.format.unpacked else multiply_floats(fmt.format)
 
 
-@operation(tasks=lambda fmt, type_size, w, x, y: -(-y.shape[1] // ROWS), twin=matmul_ref)
-def matmul(fmt, type_size, w, x, y, task, num_tasks):
+@range_operation(tasks=_row_groups, together=_groups_together, twin=matmul_ref)
+def matmul(fmt, type_size, w, x, y, first, last):
     """y (num_tokens, n_out) = x W^T.
 
     w : bytes (n_out * row_bytes,) of a matrix of format `fmt`, whose blocks have `type_size` bytes
     x : `Q8` of the format's group, or float32 (num_tokens, n_in) for float formats
     """
-    multiply(fmt, type_size, w, x, y, task * ROWS, min((task + 1) * ROWS, y.shape[1]))
+    multiply(fmt, type_size, w, x, y, first * ROWS, min(last * ROWS, y.shape[1]))
 
 
 def embed_ref(fmt: Format, qk: int, type_size: int, w: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
@@ -58,10 +68,9 @@ def embed_ref(fmt: Format, qk: int, type_size: int, w: np.ndarray, ids: np.ndarr
     out[:] = dequantize_ref(fmt, rows, out.shape[1])
 
 
-@operation(tasks=lambda fmt, qk, type_size, w, ids, out: row_tasks(out), twin=embed_ref)
-def embed(fmt, qk, type_size, w, ids, out, task, num_tasks):
+@row_operation(twin=embed_ref, array=lambda fmt, qk, type_size, w, ids, out: out)
+def embed(fmt, qk, type_size, w, ids, out, first, last):
     """Rows `ids` (num_tokens,) of the embedding matrix w as float32 `out` (num_tokens, dim)."""
     num_blocks = out.shape[1] // qk
-    first, last = piece(ids.size, task, num_tasks)
     for token in range(first, last):
         dequantize_row(fmt, w, ids[token] * num_blocks * type_size, num_blocks, out, token * out.shape[1])

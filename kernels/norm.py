@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cache import inlined
-from .plan import operation, piece, row_tasks
+from .plan import row_operation
 from .simd import f32x8, fma, fma_f32, load_f32, load_f32x8, store_f32x8, sum_f32x8, with_lane
 
 
@@ -29,12 +29,11 @@ def sum_of_squares(x, first, n):
     return sum_f32x8(acc)
 
 
-@operation(tasks=row_tasks, twin=rms_norm_ref)
-def rms_norm(x, weight, epsilon, out, task, num_tasks):
+@row_operation(twin=rms_norm_ref)
+def rms_norm(x, weight, epsilon, out, first_row, last_row):
     """out (rows, n) = RMSNorm of each row of x (rows, n) with weight (n,); float32, `out` may be `x`."""
     n = weight.size
     whole = n // 8 * 8
-    first_row, last_row = piece(x.shape[0], task, num_tasks)
     for row in range(first_row, last_row):
         first = row * n
         mean = sum_of_squares(x, first, n) / np.float32(n)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .cache import inlined
 from .formats.base import Q8
-from .plan import operation, piece, row_tasks
+from .plan import row_operation
 from .simd import (
     as_f32,
     as_i32,
@@ -89,10 +89,9 @@ def quantize_into_ref(x: np.ndarray, out: Q8, group: int) -> None:
         buffer[:] = part
 
 
-@operation(tasks=row_tasks, twin=quantize_into_ref)
-def quantize_q8(x, out, group, task, num_tasks):
+@row_operation(twin=quantize_into_ref)
+def quantize_q8(x, out, group, first, last):
     """x (num_tokens, n_in) float32 -> `out`, buffers of the same shape (`allocate_q8`)."""
-    first, last = piece(x.shape[0], task, num_tasks)
     for token in range(first, last):
         for g in range(x.shape[1] // group):
             quantize_group(x, out, token, g, group)

@@ -14,7 +14,9 @@ import math
 
 import numpy as np
 
-from .plan import operation, piece, row_tasks
+from .cache import inlined
+from .plan import row_operation
+from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
 ADJACENT, HALVES = 0, 1
 
@@ -68,10 +70,9 @@ def rope_table_ref(positions, frequencies, magnitude, cos, sin) -> None:
     cos[:], sin[:] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
 
 
-@operation(tasks=lambda positions, frequencies, magnitude, cos, sin: row_tasks(cos), twin=rope_table_ref)
-def rope_table(positions, frequencies, magnitude, cos, sin, task, num_tasks):
+@row_operation(twin=rope_table_ref, array=lambda positions, frequencies, magnitude, cos, sin: cos)
+def rope_table(positions, frequencies, magnitude, cos, sin, first, last):
     """cos and sin (num_tokens, rope_dim / 2) float32 of each position's angles, times `magnitude`."""
-    first, last = piece(positions.size, task, num_tasks)
     for token in range(first, last):
         for pair in range(frequencies.size):
             angle = positions[token] * frequencies[pair]
@@ -90,21 +91,43 @@ def rope_ref(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, pairing: int) -> N
     x[:, :, second : second + half * step : step] = a * s + b * c
 
 
-@operation(tasks=row_tasks, twin=rope_ref)
-def rope(x, cos, sin, pairing, task, num_tasks):
+@inlined
+def rotate_adjacent(x, first, cos, sin, row, half):
+    """Rotate (0, 1), (2, 3), ... of the elements from `first` on, by the angles of a row of the tables."""
+    for pair in range(half):
+        c, s = load_f32(cos, row + pair), load_f32(sin, row + pair)
+        a, b = load_f32(x, first + 2 * pair), load_f32(x, first + 2 * pair + 1)
+        store_f32(x, first + 2 * pair, a * c - b * s)
+        store_f32(x, first + 2 * pair + 1, a * s + b * c)
+
+
+@inlined
+def rotate_halves(x, first, cos, sin, row, half):
+    """Rotate (0, half), (1, half + 1), ... of the elements from `first` on, by the angles of a row of the tables."""
+    whole = half // 8 * 8
+    for pair in range(0, whole, 8):
+        c, s = load_f32x8(cos, row + pair), load_f32x8(sin, row + pair)
+        a, b = load_f32x8(x, first + pair), load_f32x8(x, first + half + pair)
+        store_f32x8(x, first + pair, a * c - b * s)
+        store_f32x8(x, first + half + pair, a * s + b * c)
+    for pair in range(whole, half):
+        c, s = load_f32(cos, row + pair), load_f32(sin, row + pair)
+        a, b = load_f32(x, first + pair), load_f32(x, first + half + pair)
+        store_f32(x, first + pair, a * c - b * s)
+        store_f32(x, first + half + pair, a * s + b * c)
+
+
+@row_operation(twin=rope_ref)
+def rope(x, cos, sin, pairing, first, last):
     """Rotate the first rope_dim elements of each head of x (num_tokens, heads, head_dim) in place.
 
     cos, sin : (num_tokens, rope_dim / 2) from `rope_table`
     pairing : ADJACENT or HALVES
     """
-    half = cos.shape[1]
-    step, second = (2, 1) if pairing == ADJACENT else (1, half)
-    first, last = piece(x.shape[0], task, num_tasks)
-    for token in range(first, last):
-        for head in range(x.shape[1]):
-            for pair in range(half):
-                i, j = pair * step, pair * step + second
-                a, b = x[token, head, i], x[token, head, j]
-                c, s = cos[token, pair], sin[token, pair]
-                x[token, head, i] = a * c - b * s
-                x[token, head, j] = a * s + b * c
+    heads, head_dim, half = x.shape[1], x.shape[2], cos.shape[1]
+    for head in range(first * heads, last * heads):
+        row = head // heads * half
+        if pairing == ADJACENT:
+            rotate_adjacent(x, head * head_dim, cos, sin, row, half)
+        else:
+            rotate_halves(x, head * head_dim, cos, sin, row, half)

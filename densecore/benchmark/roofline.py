@@ -118,7 +118,10 @@ def _measure_matmul(
     step = _step(timer, num_tokens, 0, plan)
     for n_in in {weight.n_in for weight in weights}:
         x = timer.random.standard_normal((num_tokens, n_in), np.float32)
-        step.project(x, *(_alone(weight, i) for i, weight in enumerate(weights) if weight.n_in == n_in))
+        operand = step.activations(x, weights[0].format.group)
+        for i, weight in enumerate(weight for weight in weights if weight.n_in == n_in):
+            out = step.workspace.array(f"output{i % 2}", (num_tokens, weight.n_out))
+            step.multiply(operand, weight, out)
     return Measurement(
         kernel=f"matmul {name}",
         test=test,
@@ -128,11 +131,6 @@ def _measure_matmul(
         roofs=roofs,
         is_integer=bool(weights[0].format.group),
     )
-
-
-def _alone(weight: Linear, index: int) -> Linear:
-    """Without bias; outputs take turns in two buffers, whatever they are used for in the model."""
-    return dataclasses.replace(weight, name=f"output{index % 2}", bias=None)
 
 
 def _measure_attention(timer: StepTimer, num_tokens: int, depth: int, roofs: Roofs) -> Measurement:

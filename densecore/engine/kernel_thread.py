@@ -3,15 +3,21 @@
 Numba has one pool of workers for the whole process, and the thread that starts a parallel kernel is one of them. So
 all engines share one kernel thread: it lets each engine that has work take a step in turn, and runs calls in between.
 The user's own threads never compute, are never pinned, and stay responsive to Ctrl-C.
+
+Compiled code holds no interpreter lock, but has to get it back when it is done. A thread that computes in Python lets
+go of it only after Python's switch interval, 5 ms: a third of a step of a small model, at the end of each. While the
+kernel thread works the interval is shorter.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
@@ -21,12 +27,30 @@ __all__ = ["KernelThread", "Stepper", "kernel_thread"]
 
 Result = TypeVar("Result")
 
+SWITCH_INTERVAL = 1e-4  # seconds
+
 
 class Stepper(Protocol):
     """What the kernel thread drives: an engine."""
 
     def step(self) -> bool:
         """Do one step of work; False when there is nothing left to do."""
+
+
+@contextlib.contextmanager
+def short_switch_interval() -> Iterator[None]:
+    """Let Python's threads take turns every `SWITCH_INTERVAL`, unless they do so more often, or are told otherwise."""
+    before = sys.getswitchinterval()
+    if before <= SWITCH_INTERVAL:
+        yield
+        return
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    ours = sys.getswitchinterval()  # in whole microseconds
+    try:
+        yield
+    finally:
+        if sys.getswitchinterval() == ours:
+            sys.setswitchinterval(before)
 
 
 class KernelThread:
@@ -92,12 +116,13 @@ class KernelThread:
                     return
                 call = self._calls.popleft() if self._calls else None
                 engine = self._busy.popleft() if self._busy else None
-            if call is not None:
-                self._run_call(*call)
-            if engine is not None and engine.step():
-                with self._wake:
-                    if engine not in self._busy:
-                        self._busy.append(engine)
+            with short_switch_interval():
+                if call is not None:
+                    self._run_call(*call)
+                if engine is not None and engine.step():
+                    with self._wake:
+                        if engine not in self._busy:
+                            self._busy.append(engine)
 
     @staticmethod
     def _run_call(future: Future, function: Callable[[], object]) -> None:

@@ -70,18 +70,18 @@ class Model(ABC):
         first seen and replayed in one call; with hooks its operations run one by one. Both give the same bits.
         """
         if hooks is not None:
-            return self._compute(Step(batch, cache, self.workspace, hooks))
+            return self.compute(Step(batch, cache, self.workspace, hooks))
 
-        def compute(inputs: Batch, plan: Plan) -> np.ndarray:
+        def record(inputs: Batch, plan: Plan) -> np.ndarray:
             return self.record(inputs, cache, self.workspace, plan)
 
-        return self._recorded.find(batch, cache, compute).run(batch, num_threads)
+        return self._recorded.find(batch, cache, record).run(batch, num_threads)
 
     def record(self, batch: Batch, cache: KVCache, workspace: Workspace, plan: Plan) -> np.ndarray:
         """Add the operations of a step to `plan`; returns the buffer in which they will leave the logits."""
-        return self._compute(Step(batch, cache, workspace, plan=plan))
+        return self.compute(Step(batch, cache, workspace, plan=plan))
 
-    def _compute(self, step: Step) -> np.ndarray:
+    def compute(self, step: Step) -> np.ndarray:
         """The model, from token ids to logits."""
         step.prepare_rope(self.frequencies, self.magnitude)
         x = step.embed(self.token_embd)  # (num_tokens, dim)

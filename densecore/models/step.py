@@ -20,6 +20,8 @@ from densecore.models.weights import Linear
 
 __all__ = ["Step", "Workspace"]
 
+_ROW = 256  # elements: the longest group that shares a scale
+
 
 class Workspace:
     """Named buffers that grow to the largest shape asked for."""
@@ -38,9 +40,9 @@ class Workspace:
     def q8(self, num_tokens: int, n_in: int, group: int) -> Q8:
         """Buffers for int8 activations whose scales are shared by `group` elements."""
         return Q8(
-            self.array("q8.q", (num_tokens, n_in), np.int8),
-            self.array("q8.d", (num_tokens, n_in // group)),
-            self.array("q8.sums", (num_tokens, n_in // quantize.SUM_LENGTH), np.int16),
+            self.array(f"q8.{group}.q", (num_tokens, n_in), np.int8),
+            self.array(f"q8.{group}.d", (num_tokens, n_in // group)),
+            self.array(f"q8.{group}.sums", (num_tokens, n_in // quantize.SUM_LENGTH), np.int16),
         )
 
 
@@ -62,12 +64,12 @@ class Step:
         self.layer = 0
         self.cos = self.sin = np.empty((0, 0), np.float32)
 
-    def run(self, operation: Operation, *arguments: Any) -> None:
-        """Run an operation, or record it."""
+    def run(self, operation: Operation, *arguments: Any, beside: bool = False) -> None:
+        """Run an operation, or record it; `beside` as in `Plan.add`."""
         if self.plan is None:
             operation(*arguments)
         else:
-            self.plan.add(operation, *arguments)
+            self.plan.add(operation, *arguments, beside=beside)
 
     def hook_global(self, name: str, value: np.ndarray) -> None:
         """Let hooks see and change `value`, which belongs to no layer."""
@@ -98,26 +100,32 @@ class Step:
 
         Quantized weights take x in int8: it is converted once for all that share a group length.
         """
-        outs: dict[str, np.ndarray] = {}
-        for group in sorted({weight.format.group for weight in weights}):
-            operand = self._activations(x, group)
-            for weight in (w for w in weights if w.format.group == group):
-                outs[weight.role] = self._multiply(operand, weight, len(x))
-        return [outs[weight.role] for weight in weights]
+        operands = {group: self.activations(x, group) for group in sorted({weight.format.group for weight in weights})}
+        outs = [self.workspace.array(weight.role, (len(x), weight.n_out)) for weight in weights]
+        for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):
+            self.multiply(operands[weight.format.group], weight, out, beside=i > 0)
+        for weight, out in zip(weights, outs, strict=True):
+            if weight.bias is not None:
+                self.run(activation.add, out, weight.bias)
+        return outs
 
-    def _activations(self, x: np.ndarray, group: int) -> np.ndarray | Q8:
+    def activations(self, x: np.ndarray, group: int) -> np.ndarray | Q8:
+        """x (num_tokens, n_in) as weights take it that share a scale among `group` elements; 0 for float weights."""
         if not group:
             return x
-        q8 = self.workspace.q8(x.shape[0], x.shape[1], group)
-        self.run(quantize.quantize_q8, x, q8, group)
+        num_tokens, n_in = x.shape
+        q8 = self.workspace.q8(num_tokens, n_in, group)
+        width = _row_length(n_in)
+        rows = Q8(
+            q8.q.reshape(-1, width), q8.d.reshape(-1, width // group), q8.sums.reshape(-1, width // quantize.SUM_LENGTH)
+        )
+        self.run(quantize.quantize_q8, x.reshape(-1, width), rows, group)
         return q8
 
-    def _multiply(self, operand: np.ndarray | Q8, weight: Linear, num_tokens: int) -> np.ndarray:
-        out = self.workspace.array(weight.role, (num_tokens, weight.n_out))
-        self.run(matmul.matmul, weight.format, weight.format.type_size, weight.data, operand, out)
-        if weight.bias is not None:
-            self.run(activation.add, out, weight.bias)
-        return out
+    def multiply(self, operand: np.ndarray | Q8, weight: Linear, out: np.ndarray, *, beside: bool = False) -> None:
+        """out (num_tokens, n_out) = what `activations` made, times a matrix; `beside` as in `Plan.add`."""
+        fmt = weight.format
+        self.run(matmul.matmul, fmt, fmt.type_size, weight.data, operand, out, beside=beside)
 
     def prepare_rope(self, frequencies: np.ndarray, magnitude: float) -> None:
         """Tables of cos and sin (num_tokens, rope_dim / 2) for all layers of this step."""
@@ -155,7 +163,8 @@ class Step:
 
     def swiglu(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         """silu(gate) * up, in the buffer of `gate`."""
-        self.run(activation.swiglu, gate, up, gate)
+        rows = (-1, _row_length(gate.shape[1]))
+        self.run(activation.swiglu, gate.reshape(rows), up.reshape(rows), gate.reshape(rows))
         return gate
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -167,3 +176,8 @@ class Step:
         out = self.workspace.array("selected", (indices.size, x.shape[1]))
         self.run(activation.take_rows, x, indices, out)
         return out
+
+
+def _row_length(n: int) -> int:
+    """How long the pieces of a row of n elements are that can be computed independently, with whole groups in each."""
+    return _ROW if n % _ROW == 0 else n

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from densecore.kernels.plan import Plan, operation, piece, row_tasks
+from densecore.kernels.plan import Plan, operation, row_operation
 
 
 class Pair(NamedTuple):
@@ -21,9 +21,8 @@ def mix_ref(x, pair, offset, factor, out):
     out[:] = (x + pair.a * pair.b[:, None] + offset) * factor
 
 
-@operation(tasks=row_tasks, twin=mix_ref)
-def mix(x, pair, offset, factor, out, task, num_tasks):
-    first, last = piece(x.shape[0], task, num_tasks)
+@row_operation(twin=mix_ref)
+def mix(x, pair, offset, factor, out, first, last):
     for row in range(first, last):
         for k in range(x.shape[1]):
             out[row, k] = (x[row, k] + pair.a[row, k] * pair.b[row] + offset) * factor

@@ -12,11 +12,17 @@ from tests.models.running import open_model, run
 TOKENS = np.random.default_rng(3).integers(3, 60, 75)
 
 
-@pytest.fixture(params=["F32", "F16", "Q8_0", "Q4_K"])
+@pytest.fixture(params=["F32", "F16", "Q8_0", "Q4_K", "mixed"])
 def model(request, tmp_path):
-    quantized = request.param in ("Q8_0", "Q4_K")
-    sizes = {"dim": 256, "hidden_dim": 256} if quantized else {"dim": 60, "n_heads": 3, "n_kv_heads": 1}
-    path = make_model(tmp_path / "model.gguf", tensor_type=request.param, **sizes)
+    sizes = {"dim": 256, "hidden_dim": 256}
+    tensor_type, tensor_types = request.param, {}
+    if request.param == "mixed":  # products side by side that take different operands
+        sizes["hidden_dim"] = 1024
+        tensor_type, tensor_types = "Q4_K", {"blk.0.attn_v.weight": "Q8_0", "blk.1.attn_k.weight": "F16"}
+        tensor_types |= {"blk.0.ffn_up.weight": "Q8_0", "blk.1.ffn_down.weight": "F16"}
+    elif not request.param.startswith("Q"):
+        sizes = {"dim": 60, "n_heads": 3, "n_kv_heads": 1}
+    path = make_model(tmp_path / "model.gguf", "qwen2", tensor_type=tensor_type, tensor_types=tensor_types, **sizes)
     with open_model(path) as opened:
         yield opened
 
@@ -31,6 +37,15 @@ def test_number_of_pieces(model):
     whole = run(model, TOKENS, num_threads=1)
     for num_threads in (2, 3, 7):
         assert np.array_equal(run(model, TOKENS, num_threads=num_threads), whole)
+
+
+@pytest.mark.parametrize("chunks", [[75], [31, 1, 1, 42]], ids=["whole", "cut"])
+def test_recorded_or_one_by_one(model, chunks):
+    """With hooks the operations run one by one, without any that share a stage."""
+    seen = []
+    by_one = run(model, TOKENS, chunks=chunks, hooks={"blk.*.resid_mid": lambda value: seen.append(value)})
+    assert len(seen) == len(chunks) * model.config.n_layers
+    assert np.array_equal(by_one, run(model, TOKENS, chunks=chunks))
 
 
 def test_company(model):
