@@ -1,16 +1,14 @@
 """Causal attention over a paged KV cache (see `kv_cache`), with grouped heads: prefill and decode by the same code.
 
 Query head h reads the keys of head h // (n_heads / n_kv_heads). All query heads of one KV head, of all tokens of a
-piece of work, are rows of one small matrix, which meets the keys and values tile by tile: a row of the cache is read
-and converted once for many queries. Softmax is computed along the way (Milakov and Gimelshein 2018; Dao et al. 2022,
-"FlashAttention").
+piece of work, are rows of one small matrix, which meets the keys and values piece by piece: what is read once serves
+many queries. Softmax is computed along the way (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention").
 
 Equal bits. The order of operations is defined by absolute positions, so that a token's output does not depend on
 how prompts are cut into batches, on company, or on the number of threads:
 
-1. A *chunk* is `CHUNK` positions, and begins at a multiple of it. Its tiles of `TILE` positions are taken in ascending
-   order, with a running maximum m: o and l are multiplied by 2^(old m - m) before a tile's part is added
-   (`attention_tile` gives the order within a tile). Thus each chunk has its own (m, l, o).
+1. A *chunk* is `CHUNK` positions, and begins at a multiple of it. Each row has for each chunk a maximum m of its scores,
+   a sum l of the weights 2^(score - m), and a sum o of weights times values (`attention_tile` gives their orders).
 2. Chunks are merged in ascending order, beginning with (-inf, 0, 0): both sides are brought to the common maximum.
 3. The output is o / l.
 
@@ -22,10 +20,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .attention_tile import ROWS, TILE, Buffers, attend_chunk, state_size, state_width
+from .attention_tile import CHUNK, SCORES, Buffers, Context, attend_chunk, state_size, state_width
 from .cache import inlined
 from .exp import exp2_f32
-from .kv_cache import cache_width, read_cache, store_kv, store_kv_ref
+from .kv_cache import cache_shapes, cache_width, read_keys, read_values, store_kv, store_kv_ref
 from .plan import operation, piece, row_operation
 from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
@@ -35,30 +33,31 @@ __all__ = [
     "attention_pattern_ref",
     "attention_ref",
     "attention_scratch_shape",
+    "cache_shapes",
     "cache_width",
     "merge_chunks",
-    "read_cache",
+    "read_keys",
+    "read_values",
     "store_kv",
     "store_kv_ref",
 ]
 
-CHUNK = 256  # positions
 LOG2_E = np.float32(1.4426950408889634)  # scores are kept in powers of two: exp(x) = 2^(x log2 e)
-assert CHUNK % TILE == 0
 
 _ROWS_PER_TASK = 64  # more share a tile's keys better, fewer share threads better
 _ENOUGH_TASKS = 64  # from here on contexts are not split: scratch would be large
+_ENOUGH_CHUNKS = 16  # tasks from which on a task takes several KV heads, which lie side by side in memory
 
 # ------------------------------------------------------------------------ twins
 
 
-def attention_pattern_ref(q, k_cache, block_table, positions, scale) -> np.ndarray:
+def attention_pattern_ref(q, k_cache, block_table, positions, scale, block_size: int) -> np.ndarray:
     """Softmax weights (n_heads, num_tokens, length) of one sequence's tokens over its positions 0 .. length - 1.
 
     q : (num_tokens, n_heads, head_dim); positions : (num_tokens,), the last one is length - 1
     """
     length = int(positions[-1]) + 1
-    keys = read_cache(k_cache, block_table, length, q.shape[2])
+    keys = read_keys(k_cache, block_table, length, q.shape[2], block_size)
     keys = np.repeat(keys, q.shape[1] // keys.shape[1], axis=1)  # (length, n_heads, head_dim)
     scores = np.einsum("thd,phd->htp", q, keys) * np.float32(scale)
     scores[:, np.arange(length) > positions[:, None]] = -np.inf
@@ -68,7 +67,7 @@ def attention_pattern_ref(q, k_cache, block_table, positions, scale) -> np.ndarr
 
 def attention_output_ref(pattern, v_cache, block_table, head_dim: int) -> np.ndarray:
     """Values (num_tokens, n_heads, head_dim) that a pattern (n_heads, num_tokens, length) picks."""
-    values = read_cache(v_cache, block_table, pattern.shape[2], head_dim)
+    values = read_values(v_cache, block_table, pattern.shape[2], head_dim)
     values = np.repeat(values, pattern.shape[0] // values.shape[1], axis=1)
     return np.einsum("htp,phd->thd", pattern, values)
 
@@ -78,7 +77,7 @@ def attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale
     for sequence in np.unique(seq_index):
         tokens = np.flatnonzero(seq_index == sequence)
         table = block_tables[sequence]
-        pattern = attention_pattern_ref(q[tokens], k_cache, table, positions[tokens], scale)
+        pattern = attention_pattern_ref(q[tokens], k_cache, table, positions[tokens], scale, v_cache.shape[2])
         out[tokens] = attention_output_ref(pattern, v_cache, table, q.shape[2])
 
 
@@ -93,24 +92,36 @@ def _merge_twin(scratch, positions, out) -> None:
 # ------------------------------------------------------------------------ shapes: all that tasks depend on
 
 
-def attention_scratch_shape(q: np.ndarray, k_cache: np.ndarray, block_tables: np.ndarray) -> tuple[int, int, int, int]:
+def attention_scratch_shape(q: np.ndarray, v_cache: np.ndarray, block_tables: np.ndarray) -> tuple[int, int, int, int]:
     """Shape (num_tokens, n_heads, num_chunks, state_width) of the scratch buffer for arguments of these shapes.
 
     float32; 0 tokens if contexts are not split.
     """
     num_tokens, n_heads = q.shape[:2]
-    _, n_kv_heads, block_size, width = k_cache.shape
+    _, n_kv_heads, block_size, width = v_cache.shape
     num_chunks = -(-block_tables.shape[1] * block_size // CHUNK)
     if num_chunks == 1 or num_tokens * n_kv_heads >= _ENOUGH_TASKS:
         num_tokens = 0
     return num_tokens, n_heads, num_chunks, state_width(width)
 
 
+def _heads_per_task(n_kv_heads: int, num_parts: int) -> int:
+    """KV heads that a task takes: as many as leave enough tasks, where contexts are split."""
+    heads = 1
+    while num_parts > 1 and n_kv_heads % (2 * heads) == 0 and num_parts * n_kv_heads >= 2 * heads * _ENOUGH_CHUNKS:
+        heads *= 2
+    return heads
+
+
+heads_per_task = inlined(_heads_per_task)
+
+
 def _attention_tasks(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out) -> int:
-    """Pieces: groups of tokens x KV heads x chunks, if these are split."""
+    """Pieces: groups of tokens x groups of KV heads x chunks, if contexts are split."""
     num_tokens, n_heads = q.shape[:2]
-    columns = k_cache.shape[1] * (scratch.shape[2] if scratch.size else 1)
-    most = max(1, _ROWS_PER_TASK * k_cache.shape[1] // n_heads)
+    n_kv_heads, num_parts = k_cache.shape[1], scratch.shape[2] if scratch.size else 1
+    columns = n_kv_heads // _heads_per_task(n_kv_heads, num_parts) * num_parts
+    most = max(1, _ROWS_PER_TASK * n_kv_heads // n_heads)
     num_groups = -(-num_tokens // min(most, max(1, num_tokens * columns // 16)))
     return num_groups * columns
 
@@ -119,18 +130,12 @@ def _attention_tasks(q, k_cache, v_cache, block_tables, seq_index, positions, sc
 
 
 @inlined
-def make_buffers(k_cache, num_rows):
-    """Memory for a task. States are of no chunk; queries behind the last are zeros."""
-    width = k_cache.shape[3]
-    rows = num_rows + ROWS - 1
+def make_buffers(head_dim, num_rows, size):
+    """Memory for a task."""
     return Buffers(
-        np.zeros(rows * width, np.float32),
-        np.empty(width * TILE, k_cache.dtype),
-        np.zeros((state_size(width) - 8) * TILE, np.float32),
-        np.empty(2 * TILE, np.int64),
-        np.zeros(3, np.int64),
-        np.zeros(ROWS * TILE + 16, np.float32),
-        np.zeros(rows * state_size(width), np.float32),
+        np.empty(num_rows * head_dim, np.float32),
+        np.empty(num_rows * SCORES, np.float32),
+        np.empty(num_rows * size, np.float32),
     )
 
 
@@ -144,15 +149,17 @@ def clear_states(states, num_rows, size):
 
 
 @inlined
-def pack_queries(q, first, last, head, group, scale, rows, width):
-    """Rows (token, head) of q times the scale; `head` is the first of the group."""
+def pack_queries(q, first, last, head, num_heads, group, scale, rows):
+    """Rows (KV head, token, head) of q times the scale; `head` is the first one, `num_heads` of KV heads."""
     n_heads, head_dim = q.shape[1], q.shape[2]
-    for token in range(first, last):
-        for g in range(group):
-            source = ((token * n_heads) + head + g) * head_dim
-            place = ((token - first) * group + g) * width
-            for k in range(head_dim):
-                store_f32(rows, place + k, load_f32(q, source + k) * scale)
+    place = 0
+    for h in range(num_heads):
+        for token in range(first, last):
+            for g in range(group):
+                source = (token * n_heads + head + h * group + g) * head_dim
+                for k in range(head_dim):
+                    store_f32(rows, place + k, load_f32(q, source + k) * scale)
+                place += head_dim
 
 
 @inlined
@@ -180,30 +187,37 @@ def write_output(states, place, size, out, first, head_dim):
 
 
 @inlined
-def copy_states(states, group, size, scratch, first, head, chunk, num_tokens):
+def token_head(row, group, num_tokens):
+    """Token and query head, both counted from the first, of a row."""
+    return row // group % num_tokens, row // (group * num_tokens) * group + row % group
+
+
+@inlined
+def copy_states(states, num_rows, group, size, scratch, first, head, chunk, num_tokens):
     """Leave the states of a chunk in `scratch`."""
     n_heads, num_chunks = scratch.shape[1], scratch.shape[2]
-    for row in range(num_tokens * group):
-        token, g = row // group, row % group
-        place = (((first + token) * n_heads + head + g) * num_chunks + chunk) * size
+    for row in range(num_rows):
+        token, h = token_head(row, group, num_tokens)
+        place = (((first + token) * n_heads + head + h) * num_chunks + chunk) * size
         for d in range(0, size, 8):
             store_f32x8(scratch, place + d, load_f32x8(states, row * size + d))
 
 
 @inlined
-def write_outputs(states, group, size, out, first, head, num_tokens):
+def write_outputs(states, num_rows, group, size, out, first, head, num_tokens):
     """Outputs of all rows of a run of tokens."""
     head_dim = out.shape[2]
-    for row in range(num_tokens * group):
-        place = ((first + row // group) * out.shape[1] + head + row % group) * head_dim
+    for row in range(num_rows):
+        token, h = token_head(row, group, num_tokens)
+        place = ((first + token) * out.shape[1] + head + h) * head_dim
         write_output(states, row * size, size, out, place, head_dim)
 
 
 @inlined
-def merge_states(totals, states, group, size, start, positions):
+def merge_states(totals, states, num_rows, group, size, start, positions):
     """Merge a chunk's states into those of the chunks before; the chunk begins at position `start`."""
-    for row in range(positions.size * group):
-        if start <= positions[row // group]:
+    for row in range(num_rows):
+        if start <= positions[row // group % positions.size]:
             merge(totals, row * size, states, row * size, size)
 
 
@@ -226,31 +240,35 @@ def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, sc
     scale : float32, usually 1 / sqrt(head_dim)
     scratch : float32 of `attention_scratch_shape`; where it has tokens, `merge_chunks` must follow
     """
-    n_kv_heads, size = k_cache.shape[1], state_size(k_cache.shape[3])
-    group = q.shape[1] // n_kv_heads
+    size = state_size(v_cache.shape[3])
+    group = q.shape[1] // k_cache.shape[1]
     is_split = scratch.shape[0] > 0
     num_parts = scratch.shape[2] if is_split else 1
+    num_heads = heads_per_task(k_cache.shape[1], num_parts)
+    head_groups = k_cache.shape[1] // num_heads
     task = num_tasks - 1 - task  # the longest contexts first
-    part, kv_head = task % num_parts, task // num_parts % n_kv_heads
+    part, kv_head = num_parts - 1 - task % num_parts, task // num_parts % head_groups * num_heads
     head = kv_head * group
-    first, last = piece(q.shape[0], task // (num_parts * n_kv_heads), num_tasks // (num_parts * n_kv_heads))
-    buffers = make_buffers(k_cache, (last - first) * group)
-    totals = np.empty((last - first) * group * size, np.float32)
+    first, last = piece(q.shape[0], task // (num_parts * head_groups), num_tasks // (num_parts * head_groups))
+    buffers = make_buffers(q.shape[2], (last - first) * group * num_heads, size)
+    totals = np.empty((last - first) * group * num_heads * size, np.float32)
     while first < last:
         end = run_end(seq_index, positions, first, last)
-        sequence, run = seq_index[first], positions[first:end]
-        pack_queries(q, first, end, head, group, scale * LOG2_E, buffers.q, k_cache.shape[3])
-        clear_states(totals, run.size * group, size)
+        run = positions[first:end]
+        context = Context(k_cache, v_cache, block_tables, seq_index[first], kv_head, num_heads)
+        num_rows = run.size * group * num_heads
+        pack_queries(q, first, end, head, num_heads, group, scale * LOG2_E, buffers.q)
+        clear_states(totals, num_rows, size)
         behind = min(run[-1] + 1, (part + 1) * CHUNK) if is_split else run[-1] + 1
         for start in range(part * CHUNK, behind, CHUNK):
-            clear_states(buffers.states, run.size * group, size)
-            attend_chunk(buffers, k_cache, v_cache, block_tables, sequence, kv_head, start, start + CHUNK, group, run)
+            clear_states(buffers.states, num_rows, size)
+            attend_chunk(buffers, context, start, group, run)
             if is_split:
-                copy_states(buffers.states, group, size, scratch, first, head, part, run.size)
+                copy_states(buffers.states, num_rows, group, size, scratch, first, head, part, run.size)
             else:
-                merge_states(totals, buffers.states, group, size, start, run)
+                merge_states(totals, buffers.states, num_rows, group, size, start, run)
         if not is_split:
-            write_outputs(totals, group, size, out, first, head, run.size)
+            write_outputs(totals, num_rows, group, size, out, first, head, run.size)
         first = end
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numba
 
 from .cache_directory import CompileCacheWarning, cache_directory
-from .inlining import InlinedCompiler
+from .inlining import InlinedCompiler, OutlinedCompiler
 from .kernel_cache import Compilation, KernelCache, NotCompiled, collect_needed
 from .progress import compile_progress, num_compiled, num_compiled_elsewhere, num_remaining
 
@@ -36,6 +36,7 @@ __all__ = [
     "num_compiled",
     "num_compiled_elsewhere",
     "num_remaining",
+    "outlined",
 ]
 
 _COMMON_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -74,3 +75,12 @@ def inlined(function: Callable | None = None, /, **options: Any) -> Any:
     if function is None:
         return lambda decorated: inlined(decorated, **options)
     return numba.njit(**INLINED_OPTIONS, **_COMMON_OPTIONS, **options)(function)
+
+
+def outlined(function: Callable) -> Any:
+    """Declare a helper like an `inlined` one that stays a function of its own within each kernel that calls it.
+
+    For long helpers that are called in several places, or only one of which is needed at a time.
+    """
+    options = INLINED_OPTIONS | {"pipeline_class": OutlinedCompiler, "forceinline": False}
+    return numba.njit(**options, **_COMMON_OPTIONS)(function)

@@ -41,10 +41,28 @@ class InlinedLibrary(JITCodeLibrary):
         return 0
 
 
+class OutlinedLibrary(InlinedLibrary):
+    """The same, but that LLVM keeps the helper a function of its own."""
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
+
+
 class InlinedCompiler(Compiler):
     """Numba's compiler, with such a library."""
 
+    library: type[InlinedLibrary] = InlinedLibrary
+
     def define_pipelines(self) -> Any:
         state = self.state
-        state.library = InlinedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
         return super().define_pipelines()
+
+
+class OutlinedCompiler(InlinedCompiler):
+    """The same for helpers that are not to be inlined."""
+
+    library = OutlinedLibrary

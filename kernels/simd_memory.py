@@ -148,19 +148,26 @@ def local_array(typingctx, dtype, size):
     return array(dtype, size), codegen
 
 
+def emit_prefetch(
+    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value, locality: int
+) -> None:
+    """Ask for the cache line of an element; locality 3 is the first cache, 2 the second."""
+    view = context.make_array(array_type)(context, builder, array)
+    item = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    base = builder.bitcast(view.data, _I8.as_pointer())
+    place = builder.gep(base, [builder.mul(offset, ir.Constant(_I64, item))])
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    name = "llvm.prefetch.p0"
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, locality, 1))])  # read, locality, data
+
+
 def _prefetcher(name: str, locality: int, doc: str) -> Any:
     def prefetch(typingctx, array, offset):
         _check_place(name, array, offset)
 
         def codegen(context, builder, sig, args):
-            view = context.make_array(sig.args[0])(context, builder, args[0])
-            item = context.get_abi_sizeof(context.get_data_type(sig.args[0].dtype))
-            base = builder.bitcast(view.data, _I8.as_pointer())
-            place = builder.gep(base, [builder.mul(args[1], ir.Constant(_I64, item))])
-            kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-            symbol = "llvm.prefetch.p0"
-            function = builder.module.globals.get(symbol) or ir.Function(builder.module, kind, symbol)
-            builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, locality, 1))])  # to read data
+            emit_prefetch(context, builder, sig.args[0], args[0], args[1], locality)
             return context.get_dummy_value()
 
         return types.void(array, types.intp), codegen
@@ -262,5 +269,6 @@ load_f32 = _loader("load_f32", types.float32, _F32, "Read a float32.")
 
 store_f32x8 = _storer("store_f32x8", F32x8, F32x8.llvm, "Write a f32x8 (vmovups).")
 store_f16x8 = _storer("store_f16x8", F32x8, _I16x8, "Round to nearest float16 and write 8 (vcvtps2ph).", _f32_to_f16)
+store_f16 = _storer("store_f16", types.float32, _I16, "Round to nearest float16 and write it (vcvtps2ph).", _f32_to_f16)
 store_i8x8 = _storer("store_i8x8", I32x8, _I8x8, "Write the lowest byte of each lane.", lambda b, v: b.trunc(v, _I8x8))
 store_f32 = _storer("store_f32", types.float32, _F32, "Write a float32.")

@@ -163,10 +163,10 @@ def _step(timer: StepTimer, num_tokens: int, depth: int, plan: Plan) -> Step:
     num_blocks = -(-(depth + num_tokens) // config.block_size)
     cache = KVCache(timer.model.config, num_blocks, config.block_size, config.kv_cache_dtype)
     if depth:
-        values = timer.random.standard_normal(cache.k[0].size, np.float32).reshape(cache.k[0].shape)
+        values = timer.random.standard_normal(cache.k[0].size, np.float32)
         stored = values.astype(np.float16).view(np.uint16) if cache.dtype == "f16" else values
         for array in (*cache.k, *cache.v):
-            array[:] = stored
+            array[:] = stored[: array.size].reshape(array.shape)
     batch = Batch.contiguous(np.zeros(num_tokens, np.int32), depth, num_blocks, config.block_size)
     return Step(batch, cache, Workspace(), plan=plan)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from densecore.kernels.attention import cache_width
+from densecore.kernels.attention import cache_shapes
 from densecore.models.config import ModelConfig
 
 __all__ = ["Batch", "KVCache", "slots"]
 
+_LINE = 64  # bytes
 CACHE_DTYPES = {"f16": np.uint16, "f32": np.float32}  # float16 is kept as its bits
 
 
@@ -63,16 +65,30 @@ def slots(block_tables: np.ndarray, seq_index: np.ndarray, positions: np.ndarray
 class KVCache:
     """Keys and values of all layers, in blocks of `block_size` tokens.
 
-    `k[layer]` and `v[layer]` are (num_blocks, n_kv_heads, block_size, width), see `kernels.attention`. Memory is
-    reserved here and taken from the system when it is first written.
+    `k[layer]` is (num_blocks, n_kv_heads, width, block_room) and `v[layer]` is (num_blocks, n_kv_heads, block_size,
+    width), see `kernels.kv_cache`. Memory is reserved here, in one piece, so that the system can use huge pages, and
+    taken from the system when it is first written.
     """
 
     def __init__(self, config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> None:
-        shape = (num_blocks, config.n_kv_heads, block_size, cache_width(config.head_dim))
+        k_shape, v_shape = cache_shapes(num_blocks, config.n_kv_heads, block_size, config.head_dim)
         self.num_blocks, self.block_size, self.dtype = num_blocks, block_size, dtype
-        self.k = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
-        self.v = [np.zeros(shape, CACHE_DTYPES[dtype]) for _ in range(config.n_layers)]
+        arrays = _aligned_arrays([k_shape, v_shape] * config.n_layers, CACHE_DTYPES[dtype])
+        self.k, self.v = arrays[::2], arrays[1::2]
 
     @property
     def num_bytes(self) -> int:
         return sum(array.nbytes for array in (*self.k, *self.v))
+
+
+def _aligned_arrays(shapes: list[tuple[int, ...]], dtype: type) -> list[np.ndarray]:
+    """Arrays of zeros, one behind the other, each beginning with a line of the CPU's caches."""
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape in shapes]
+    rooms = [-(-size // _LINE) * _LINE for size in sizes]
+    memory = np.zeros(sum(rooms) + _LINE, np.uint8)
+    arrays: list[np.ndarray] = []
+    start = -memory.ctypes.data % _LINE
+    for shape, size, room in zip(shapes, sizes, rooms, strict=True):
+        arrays.append(memory[start : start + size].view(dtype).reshape(shape))
+        start += room
+    return arrays

@@ -146,7 +146,7 @@ class Step:
             self._hooked_attention(q, k_cache, v_cache, scale, out)
         else:
             tables, seq_index, positions = batch.block_tables, batch.seq_index, batch.positions
-            shape = attention.attention_scratch_shape(q, k_cache, tables)
+            shape = attention.attention_scratch_shape(q, v_cache, tables)
             scratch = self.workspace.array("attention.scratch", shape)
             self.run(attention.attention, q, k_cache, v_cache, tables, seq_index, positions, scale, scratch, out)
             self.run(attention.merge_chunks, scratch, positions, out)
@@ -157,7 +157,8 @@ class Step:
         for sequence in np.unique(self.batch.seq_index):
             tokens = np.flatnonzero(self.batch.seq_index == sequence)
             table, positions = self.batch.block_tables[sequence], self.batch.positions[tokens]
-            pattern = attention.attention_pattern_ref(q[tokens], k_cache, table, positions, scale)
+            block_size = self.cache.block_size
+            pattern = attention.attention_pattern_ref(q[tokens], k_cache, table, positions, scale, block_size)
             self.hook("pattern", pattern)
             out[tokens] = attention.attention_output_ref(pattern, v_cache, table, q.shape[2])
 

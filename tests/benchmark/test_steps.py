@@ -21,7 +21,7 @@ def timer() -> Iterator[StepTimer]:
 
 def written(sequences) -> np.ndarray:
     """Which positions of each sequence hold keys: (num_sequences, positions)."""
-    keys = sequences.cache.k[0].any(axis=(1, 3))  # (num_blocks, block_size)
+    keys = sequences.cache.k[0].any(axis=(1, 2))  # (num_blocks, block_size)
     return keys.reshape(sequences.num_sequences, -1)
 
 
@@ -36,8 +36,8 @@ def test_decode_fills_the_positions_after_the_depth(timer: StepTimer, num_sequen
     positions = written(sequences)
     assert positions[:, : depth + 4].all()
     assert not positions[:, depth + 4 :].any()
-    rows = np.moveaxis(sequences.cache.k[0], 2, 1).reshape(num_sequences, positions.shape[1], -1)
-    old = np.moveaxis(before, 2, 1).reshape(rows.shape)
+    rows = np.moveaxis(sequences.cache.k[0], 3, 1).reshape(num_sequences, positions.shape[1], -1)
+    old = np.moveaxis(before, 3, 1).reshape(rows.shape)
     np.testing.assert_array_equal(rows[:, :depth], old[:, :depth])
 
 
