@@ -7,8 +7,8 @@ many queries. Softmax is computed along the way (Milakov and Gimelshein 2018; Da
 Equal bits. The order of operations is defined by absolute positions, so that a token's output does not depend on
 how prompts are cut into batches, on company, or on the number of threads:
 
-1. A *chunk* is `CHUNK` positions, and begins at a multiple of it. Each row has for each chunk a maximum m of its scores,
-   a sum l of the weights 2^(score - m), and a sum o of weights times values (`attention_tile` gives their orders).
+1. A *chunk* is `CHUNK` positions, and begins at a multiple of it. For each chunk a row has a maximum m of its scores, a
+   sum l of the weights 2^(score - m), and a sum o of weights times values (`attention_tile` gives their orders).
 2. Chunks are merged in ascending order, beginning with (-inf, 0, 0): both sides are brought to the common maximum.
 3. The output is o / l.
 
