@@ -1,6 +1,6 @@
-"""How kernels are declared: ``@kernel`` and ``@inlined``, the only two ways to compile a function here.
+"""How kernels are declared: ``@kernel``, ``@inlined`` and ``@outlined``, the only ways to compile a function here.
 
-Both give up Python's semantics in the same two places for the whole package: division by zero follows
+All give up Python's semantics in the same two places for the whole package: division by zero follows
 IEEE 754 (``error_model="numpy"``), and compiled code runs without the interpreter lock (``nogil``).
 
 Compiled kernels are kept in a private directory, so that only the first run on a CPU waits for the compiler:

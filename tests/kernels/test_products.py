@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
 from densecore.kernels.attention_products import MOST_ROWS, multiply
-from densecore.kernels.cache import kernel
+from densecore.kernels.cache import inlined, kernel, outlined
 from densecore.kernels.simd_products import matrix, moved
 
 STRIDE = 96
@@ -41,3 +42,16 @@ def test_multiply(dtype, num_rows, count, columns):
         for at in range(0, columns, 8):
             run(x[row:].copy(), stored, count, by_vectors[row:], 1, 8, at)
     assert np.array_equal(result, by_vectors)
+
+
+@pytest.mark.parametrize(("decorate", "stays"), [(outlined, True), (inlined, False)])
+def test_an_outlined_helper_stays_a_function(decorate, stays):
+    @decorate
+    def third_power(a):
+        return a * a * a
+
+    compiled = numba.njit(lambda a: third_power(a) + third_power(a + 1))
+    assert compiled(2.0) == 8 + 27
+    (code,) = compiled.inspect_asm().values()
+    bodies = [line for line in code.splitlines() if "third_power" in line and line.endswith(":")]
+    assert len(bodies) == stays
