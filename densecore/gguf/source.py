@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -30,7 +31,7 @@ def open_bytes(path: Path, *, use_mmap: bool) -> mmap.mmap:
             if size == 0:
                 raise load_error(path, "file size", "is 0: the file is empty", "a GGUF file")
             if use_mmap:
-                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                return _in_huge_pages(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
             return _read_all(path, file, size)
     except (OSError, OverflowError, MemoryError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
@@ -41,9 +42,21 @@ def _file_kind(mode: int) -> str:
     return "is a directory" if stat.S_ISDIR(mode) else "is not a regular file (a device, pipe or socket)"
 
 
+def _in_huge_pages(memory: mmap.mmap) -> mmap.mmap:
+    """The map, for which huge pages are asked, where the system has them.
+
+    A step reads all weights once: with pages of 4 KiB, looking up their addresses costs up to a third of the speed.
+    Linux keeps files in huge pages on some file systems, ext4 and xfs among them, if they are not in memory yet.
+    """
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
 def _read_all(path: Path, file: BufferedReader, size: int) -> mmap.mmap:
     """Reads `size` bytes into anonymous memory, whose start is aligned to a page as a file map's is."""
-    memory = mmap.mmap(-1, size)
+    memory = _in_huge_pages(mmap.mmap(-1, size))
     with memoryview(memory) as view:
         done = 0
         while done < size:

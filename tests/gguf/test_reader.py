@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import time
@@ -188,3 +189,22 @@ def test_names_of_the_package():
 
     assert densecore.gguf.__all__ == ["GGMLType", "GGUFFile", "GGUFWriter", "Metadata", "TensorInfo"]
     assert all(hasattr(densecore.gguf, name) for name in densecore.gguf.__all__)
+
+
+def flags_of_map(address: int) -> list[str]:
+    """What Linux notes about the memory map in which an address lies."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if head:
+            inside = int(head[1], 16) <= address < int(head[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError(f"no map holds {address:#x}")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a system without huge pages")
+@pytest.mark.parametrize("use_mmap", [True, False])
+def test_huge_pages_are_asked_for(tmp_path, use_mmap):
+    with GGUFFile.open(make_model(tmp_path / "m.gguf"), use_mmap=use_mmap) as file:
+        assert "hg" in flags_of_map(file.tensor_data("token_embd.weight").ctypes.data)
