@@ -155,7 +155,10 @@ def multiply_panels(fmt):
                         multiply_panel(fmt, COLUMNS, panel, n, x, token, block, acc, tile_size * i)
                 for i in range(COLUMNS * num_tiles):
                     token = min(begin + i // COLUMNS * COLUMNS, end - COLUMNS) + i % COLUMNS
-                    for r in range(row, min(row + TILE_ROWS, last)):
-                        y[token, r] = acc[TILE_ROWS * i + r - top]
+                    if row + TILE_ROWS <= last:
+                        store(y, token * n_out + row, load_column(acc, TILE_ROWS * i))
+                    else:
+                        for r in range(row, last):
+                            y[token, r] = acc[TILE_ROWS * i + r - top]
 
     return multiply
