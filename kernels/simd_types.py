@@ -18,6 +18,7 @@ from numba.extending import lower_builtin, models, register_model
 
 intrinsic: Any = numba.extending.intrinsic  # its own type does not tell what its functions take
 
+_SETTING = "DENSECORE_ISA"
 _AVX2 = {"avx2", "fma", "f16c"}
 ISAS = {  # by what a CPU must have; the best first
     "avx512": _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"},
@@ -37,13 +38,17 @@ def _cpu_features() -> set[str]:
 
 
 def _choose_isa() -> str:
-    """`DENSECORE_ISA` if set, else the best that the CPU runs."""
-    wanted = os.environ.get("DENSECORE_ISA", "")
+    """`DENSECORE_ISA` if set, else the best that the CPU runs. ImportError, named after it, if it cannot be had."""
+    wanted = os.environ.get(_SETTING, "")
     if wanted and wanted not in ISAS:
-        raise ImportError(f"DENSECORE_ISA={wanted!r} is not known: use one of {', '.join(ISAS)}, or leave it unset")
+        known = ", ".join(ISAS)
+        raise ImportError(
+            f"DENSECORE_ISA={wanted!r} is not known: use one of {known}, or leave it unset", name=_SETTING
+        )
     features = _cpu_features()
     if missing := sorted(ISAS.get(wanted, set()) - features):
-        raise ImportError(f"DENSECORE_ISA={wanted}, but this CPU lacks {', '.join(missing)}: leave it unset")
+        lacks = f"DENSECORE_ISA={wanted}, but this CPU lacks {', '.join(missing)}: leave it unset"
+        raise ImportError(lacks, name=_SETTING)
     return wanted or next(isa for isa, needed in ISAS.items() if needed <= features)
 
 

@@ -68,6 +68,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return one_line(f"{where}{error.strerror}")
+    if isinstance(error, ImportError) and error.name == "DENSECORE_ISA":  # a setting that kernels refuse
+        return one_line(error)
     if isinstance(error, MemoryError):
         return f"not enough memory{': ' if str(error) else ''}{one_line(error)}"
     name = type(error).__name__

@@ -28,6 +28,7 @@ def raising(error: BaseException) -> Callable[[], int]:
         (TimeoutError("too late"), 1, "densecore: error: too late"),
         (FileNotFoundError(2, "No such file", "x.txt"), 1, "densecore: error: x.txt: No such file"),
         (MemoryError("for 3 GiB"), 1, "densecore: error: not enough memory: for 3 GiB"),
+        (ImportError("DENSECORE_ISA=x is not", name="DENSECORE_ISA"), 1, "densecore: error: DENSECORE_ISA=x is not"),
         (KeyboardInterrupt(), 130, "densecore: interrupted"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

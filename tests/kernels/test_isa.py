@@ -51,8 +51,9 @@ def test_choice_of_instructions(wanted: str, features: set, chosen: str, monkeyp
 def test_impossible_choice_of_instructions(wanted: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DENSECORE_ISA", wanted)
     monkeypatch.setattr(simd_types, "_cpu_features", set)
-    with pytest.raises(ImportError, match=message):
+    with pytest.raises(ImportError, match=message) as raised:
         simd_types._choose_isa()
+    assert raised.value.name == "DENSECORE_ISA"  # the command line tells it from a fault of its own
 
 
 @pytest.mark.parametrize(
