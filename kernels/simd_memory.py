@@ -148,10 +148,8 @@ def local_array(typingctx, dtype, size):
     return array(dtype, size), codegen
 
 
-def emit_prefetch(
-    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value, locality: int
-) -> None:
-    """Ask for the cache line of an element; locality 3 is the first cache, 2 the second."""
+def emit_prefetch(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, offset: ir.Value) -> None:
+    """`prefetch_far`, for instructions that are made of others."""
     view = context.make_array(array_type)(context, builder, array)
     item = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
     base = builder.bitcast(view.data, _I8.as_pointer())
@@ -159,35 +157,23 @@ def emit_prefetch(
     kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
     name = "llvm.prefetch.p0"
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, locality, 1))])  # read, locality, data
+    builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, 2, 1))])  # to read, second cache, data
 
 
-def _prefetcher(name: str, locality: int, doc: str) -> Any:
-    def prefetch(typingctx, array, offset):
-        _check_place(name, array, offset)
+@intrinsic
+def prefetch_far(typingctx, array, offset):
+    """Ask for the cache line of an element, which may lie outside of the array, in the second cache (prefetcht1).
 
-        def codegen(context, builder, sig, args):
-            emit_prefetch(context, builder, sig.args[0], args[0], args[1], locality)
-            return context.get_dummy_value()
+    For what is read once, long before it is. The first cache can wait for some twenty lines at a time, which limits one
+    thread to half of what memory gives.
+    """
+    _check_place("prefetch_far", array, offset)
 
-        return types.void(array, types.intp), codegen
+    def codegen(context, builder, sig, args):
+        emit_prefetch(context, builder, sig.args[0], args[0], args[1])
+        return context.get_dummy_value()
 
-    prefetch.__name__ = prefetch.__qualname__ = name
-    prefetch.__doc__ = doc
-    return intrinsic(prefetch)
-
-
-prefetch = _prefetcher(
-    "prefetch", 3, "Ask for the cache line of an element, which may lie outside of the array (prefetcht0)."
-)
-prefetch_far = _prefetcher(
-    "prefetch_far",
-    2,
-    """The same into the second cache only (prefetcht1): for what is read once, long before it is.
-
-    The first cache can wait for some twenty lines at a time, which limits one thread to half of what memory gives.
-    """,
-)
+    return types.void(array, types.intp), codegen
 
 
 # ---------------------------------------------------------------------------------------------- 16-bit floats

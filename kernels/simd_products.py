@@ -99,7 +99,7 @@ class _Memory:
     def prefetch(self, plus: ir.Value) -> None:
         """Ask for the line in which the element lies that is `plus` elements behind the first."""
         at = self.builder.add(self.start, plus)
-        emit_prefetch(self.context, self.builder, self.array_type, self.array, at, locality=2)
+        emit_prefetch(self.context, self.builder, self.array_type, self.array, at)
 
 
 @intrinsic(prefer_literal=True)
