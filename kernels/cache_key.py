@@ -23,6 +23,8 @@ import numba
 import numpy as np
 from numba.core import sigutils
 
+from .tile_permission import tiles_allowed
+
 PACKAGE = Path(__file__).parent
 
 # Settings of Numba that do not reach the generated code. All others are part of the key.
@@ -74,7 +76,7 @@ def _versions() -> list[str]:
 def _processor() -> list[str]:
     name = llvmlite.binding.get_host_cpu_name()
     features = llvmlite.binding.get_host_cpu_features().flatten(sort=True)
-    return [name, features, os.environ.get("DENSECORE_ISA", "")]
+    return [name, features, os.environ.get("DENSECORE_ISA", ""), f"tiles: {tiles_allowed()}"]
 
 
 def _settings() -> list[str]:

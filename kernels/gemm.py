@@ -11,7 +11,7 @@ import numpy as np
 from numba.extending import overload
 
 from .cache import INLINED_OPTIONS
-from .gemv import multiply_eight
+from .gemv import multiply_few
 from .panel import RUN, STRETCH, Panel
 from .simd import (
     PARTS,
@@ -126,18 +126,7 @@ def multiply_panels(fmt):
         )
         acc = local_array(np.float32, acc_size)
         if num_tokens < COLUMNS or n_out < TILE_ROWS:
-            # A matrix of fewer rows is computed one by one, each in all lanes.
-            rows, stride = (8, row_bytes) if n_out >= 8 else (1, 0)
-            for row in range(first, last, rows):
-                top = min(row, n_out - rows)  # the last rows may be computed twice
-                for token in range(0, num_tokens, 2):
-                    if token + 1 < num_tokens:
-                        multiply_eight(fmt, 2, w, top * row_bytes, stride, panel, x, token, acc)
-                    else:
-                        multiply_eight(fmt, 1, w, top * row_bytes, stride, panel, x, token, acc)
-                    for column in range(min(2, num_tokens - token)):
-                        for r in range(row, min(row + rows, last)):
-                            y[token + column, r] = acc[8 * column + r - top]
+            multiply_few(fmt, w, row_bytes, panel, x, y, first, last, acc)
             return
         for begin in range(0, num_tokens, TOKENS):
             end = min(begin + TOKENS, num_tokens)

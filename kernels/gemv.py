@@ -84,6 +84,33 @@ def _multiply_eight(fmt, columns, w, start, stride, header, x, token, out):
     return multiply
 
 
+def multiply_few(fmt, w, row_bytes, panel, x, y, first, last, out):
+    """Compiled code only: elements `first` to `last` of the output of few tokens, or of few rows in all.
+
+    panel, out : memory to work with
+    """
+
+
+@overload(multiply_few, jit_options=INLINED_OPTIONS)
+def _multiply_few(fmt, w, row_bytes, panel, x, y, first, last, out):
+    def multiply(fmt, w, row_bytes, panel, x, y, first, last, out):
+        num_tokens, n_out = y.shape
+        # A matrix of fewer rows is computed one by one, each in all lanes.
+        rows, stride = (ROWS, row_bytes) if n_out >= ROWS else (1, 0)
+        for row in range(first, last, rows):
+            top = min(row, n_out - rows)  # the last rows may be computed twice
+            for token in range(0, num_tokens, 2):
+                if token + 1 < num_tokens:
+                    multiply_eight(fmt, 2, w, top * row_bytes, stride, panel, x, token, out)
+                else:
+                    multiply_eight(fmt, 1, w, top * row_bytes, stride, panel, x, token, out)
+                for column in range(min(2, num_tokens - token)):
+                    for r in range(row, min(row + rows, last)):
+                        y[token + column, r] = out[ROWS * column + r - top]
+
+    return multiply
+
+
 def _dot_row_by_row(fmt: Format, columns: int) -> Callable[..., None]:
     """(w, block, stride, ahead, header, x, first, sums): sum of scale * q * x over a block of eight rows, for K-quants.
 

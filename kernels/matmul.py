@@ -12,8 +12,10 @@ from numba.extending import overload
 from .cache import INLINED_OPTIONS
 from .formats import Q8, Format, dequantize_row
 from .gemm import multiply_panels
+from .gemm_amx import multiply_panels_amx
 from .matmul_floats import multiply_floats
 from .plan import range_operation, row_operation
+from .simd_types import HAS_TILES
 
 
 def dequantize_ref(fmt: Format, w: np.ndarray, n_in: int) -> np.ndarray:
@@ -32,6 +34,7 @@ def matmul_ref(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y
 
 ROWS = 64  # of the output in a task: whole panels
 _TOGETHER = 256  # groups of ROWS rows that a worker may take at once, divided by the tokens that they meet
+_ENOUGH = 8 if HAS_TILES else 1  # or as many: it arranges its tokens once
 
 
 def _row_groups(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
@@ -40,7 +43,7 @@ def _row_groups(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, 
 
 def _groups_together(fmt: Format, type_size: int, w: np.ndarray, x: np.ndarray | Q8, y: np.ndarray) -> int:
     """With few tokens, what each task costs at its beginning is as much as dozens of rows."""
-    return max(1, _TOGETHER // max(1, y.shape[0]))
+    return max(_ENOUGH, _TOGETHER // max(1, y.shape[0]))
 
 
 def multiply(fmt, type_size, w, x, y, first, last):
@@ -49,7 +52,9 @@ def multiply(fmt, type_size, w, x, y, first, last):
 
 @overload(multiply, jit_options=INLINED_OPTIONS)
 def _multiply(fmt, type_size, w, x, y, first, last):
-    return multiply_panels(fmt.format) if fmt.format.unpacked else multiply_floats(fmt.format)
+    if not fmt.format.unpacked:
+        return multiply_floats(fmt.format)
+    return (multiply_panels_amx if HAS_TILES else multiply_panels)(fmt.format)
 
 
 @range_operation(tasks=_row_groups, together=_groups_together, twin=matmul_ref)

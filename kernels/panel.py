@@ -47,6 +47,8 @@ class Unpacked:
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
     factor : the same factor for all x; 0 if M is 0. None if `unpack_header` writes them.
     has_minimum : each block has a `dmin`.
+    offset : where `unpack_header` writes factors, but there is no minimum: factor = scale * offset, so that M can be
+        left out if scale * (q - offset) are multiplied.
     """
 
     unpack_header: Callable[..., None]
@@ -57,6 +59,7 @@ class Unpacked:
     scales: int = 0
     factor: int | None = 0
     has_minimum: bool = False
+    offset: int = 0
 
     @property
     def bias(self) -> int:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
-from .simd_types import I32, IS_X86, ISA, call, constant, settle
+from .simd_types import HAS_AVX512, I32, IS_X86, ISA, call, constant, settle
 
-LANES = {"avx512": 16, "neon": 4}.get(ISA, 8)  # 32-bit lanes of the vectors that instructions take
-HAS_DOT = ISA in ("avx512", "avxvnni", "neon")
+LANES = 16 if HAS_AVX512 else 4 if ISA == "neon" else 8  # 32-bit lanes of the vectors that instructions take
+HAS_DOT = HAS_AVX512 or ISA in ("avxvnni", "neon")
 TAKES_UNSIGNED = HAS_DOT and IS_X86  # only: int8 weights are stored plus 128
 STEPS = 8  # of four elements in a run
 

@@ -21,11 +21,11 @@ from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, register_model
 
 from .simd_memory import address_of, emit_prefetch, f16_to_f32
-from .simd_types import ISA, Vector, call, splat
+from .simd_types import HAS_AVX512, Vector, call, splat
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 
-HAS_WIDE_REGISTERS = ISA == "avx512"  # 32 of 16 lanes, not 16 of 8
+HAS_WIDE_REGISTERS = HAS_AVX512  # 32 of 16 lanes, not 16 of 8
 
 _I16, _I64, _F32 = ir.IntType(16), ir.IntType(64), ir.FloatType()
 

@@ -20,10 +20,10 @@ from numba.extending import intrinsic as _intrinsic
 from .simd_dots import LANES, TAKES_UNSIGNED, Operands, Run, multiply_run
 from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
 from .simd_memory import address_of
-from .simd_types import I32, ISA, I8x32, I16x16, I32x8, Vector, call, constant, join, settle, shuffle, splat
+from .simd_types import HAS_AVX512, I32, I8x32, I16x16, I32x8, Vector, call, constant, join, settle, shuffle, splat
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
-TILE_ROWS = 32 if ISA == "avx512" else 16
+TILE_ROWS = 32 if HAS_AVX512 else 16
 PARTS = TILE_ROWS // 8  # eight rows each: how formats unpack them
 _I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 _QUANTS, _PAIRS = ir.VectorType(_I8, 4 * LANES), ir.VectorType(_I16, 2 * LANES)
@@ -43,7 +43,7 @@ def split(builder: ir.IRBuilder, wide: ir.Value, lanes: int) -> _Values:
     return [shuffle(builder, wide, wide, range(start, start + lanes)) for start in starts]
 
 
-class _Reader:
+class Reader:
     """Emits loads from one array."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value) -> None:
@@ -60,7 +60,9 @@ class _Reader:
         """The `memory` at element start + strides * times."""
         return load_at(self.builder, self.place(memory, start, strides, times), memory)
 
-    def broadcast(self, kind: ir.VectorType, start: ir.Value, strides: ir.Value, times: int) -> ir.Value:
+    def broadcast(
+        self, kind: ir.VectorType, start: ir.Value, strides: ir.Value | None = None, times: int = 0
+    ) -> ir.Value:
         """32 bits from there in each 32-bit lane of a vector."""
         return broadcast_at(self.builder, self.place(I32, start, strides, times), kind)
 
@@ -93,9 +95,7 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
     run = Run(steps.literal_value, scales.literal_value, is_signed.literal_value, bias.literal_value)
 
     def codegen(context, builder, sig, args):
-        weights, scale_rows, activations, sums = (
-            _Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9, 12)
-        )
+        weights, scale_rows, activations, sums = (Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9, 12))
         panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS), args[6])
         tokens = [activations.place(ir.VectorType(_I8, 32), args[10], args[11], c) for c in range(n)]
         sixteen = ir.Constant(_I64, 16)
@@ -132,7 +132,7 @@ def dot_runs(typingctx, steps, scales, is_signed, bias, q, factors, at, x, x_sta
     quants, pairs = ir.VectorType(_I8, 4 * lanes), ir.VectorType(_I16, 2 * lanes)
 
     def codegen(context, builder, sig, args):
-        scale_rows, activations, sums = (_Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9))
+        scale_rows, activations, sums = (Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9))
         row = activations.place(ir.VectorType(_I8, q.lanes // 8), args[8])
         first_sum = builder.udiv(args[8], ir.Constant(_I64, 16))
         vectors = split(builder, args[4], 4 * lanes)
@@ -202,7 +202,7 @@ def broadcast_pair(typingctx, x, start):
     """Two int16 of x in each 32-bit lane, as i16x16 (vpbroadcastd)."""
 
     def codegen(context, builder, sig, args):
-        return broadcast_at(builder, _Reader(context, builder, sig.args[0], args[0]).place(I32, args[1]), I16x16.llvm)
+        return broadcast_at(builder, Reader(context, builder, sig.args[0], args[0]).place(I32, args[1]), I16x16.llvm)
 
     return I16x16(x, types.intp), codegen
 
@@ -218,7 +218,7 @@ def dot_row(typingctx, scales, is_signed, q, factors, at, x, x_start):
     per_run, signed = scales.literal_value, is_signed.literal_value
 
     def codegen(context, builder, sig, args):
-        scale_rows, activations = (_Reader(context, builder, sig.args[i], args[i]) for i in (3, 5))
+        scale_rows, activations = (Reader(context, builder, sig.args[i], args[i]) for i in (3, 5))
         row = activations.place(ir.VectorType(_I8, q.lanes), args[6])
         stride, total = ir.Constant(_I64, 2 * TILE_ROWS), constant(I32x8.llvm, 0)
         for run, quants in enumerate(split(builder, args[2], 32)):
@@ -243,7 +243,7 @@ def sum_rows(typingctx, x, start):
     """Sums of eight i32x8 that lie one behind the other in x: lane i is the sum of the i-th (vphaddd, vperm2i128)."""
 
     def codegen(context, builder, sig, args):
-        reader = _Reader(context, builder, sig.args[0], args[0])
+        reader = Reader(context, builder, sig.args[0], args[0])
         rows = [reader.load(I32x8.llvm, args[1], ir.Constant(_I64, 8), i) for i in range(8)]
         for _ in range(2):  # in each half of 16 bytes, neighbours are added
             rows = [_add_neighbours(builder, a, b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
@@ -269,7 +269,7 @@ def outer_madd(typingctx, columns, factors, x, start, stride):
     n = columns.literal_value
 
     def codegen(context, builder, sig, args):
-        reader = _Reader(context, builder, sig.args[2], args[2])
+        reader = Reader(context, builder, sig.args[2], args[2])
         rows = split(builder, args[1], _PAIRS.count)
         pairs = [reader.broadcast(_PAIRS, args[3], args[4], c) for c in range(n)]
         return join(builder, [multiply_pairs(builder, row, pair) for pair in pairs for row in rows])
@@ -293,7 +293,7 @@ def load_tile(typingctx, columns, array, place):
     kind = tile("f32", columns.literal_value)
 
     def codegen(context, builder, sig, args):
-        return _Reader(context, builder, sig.args[1], args[1]).load(kind.llvm, args[2])
+        return Reader(context, builder, sig.args[1], args[1]).load(kind.llvm, args[2])
 
     return kind(columns, array, types.intp), codegen
 
@@ -305,7 +305,7 @@ def load_column(typingctx, array, place):
     kind = Vector(element, TILE_ROWS * 32 // array.dtype.bitwidth)
 
     def codegen(context, builder, sig, args):
-        return _Reader(context, builder, sig.args[0], args[0]).load(kind.llvm, args[1])
+        return Reader(context, builder, sig.args[0], args[0]).load(kind.llvm, args[1])
 
     return kind(array, types.intp), codegen
 
@@ -323,7 +323,7 @@ def each_column(typingctx, columns, x, start, stride):
     n = columns.literal_value
 
     def codegen(context, builder, sig, args):
-        reader = _Reader(context, builder, sig.args[1], args[1])
+        reader = Reader(context, builder, sig.args[1], args[1])
         values = [reader.broadcast(_FLOATS.llvm, args[2], args[3], c) for c in range(n)]
         return join(builder, [v for v in values for _ in range(TILE_ROWS // LANES)])
 

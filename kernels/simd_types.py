@@ -16,12 +16,17 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import lower_builtin, models, register_model
 
+from .tile_permission import tiles_allowed
+
 intrinsic: Any = numba.extending.intrinsic  # its own type does not tell what its functions take
 
 _SETTING = "DENSECORE_ISA"
 _AVX2 = {"avx2", "fma", "f16c"}
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
+_TILES = {"amx-tile", "amx-int8"}
 ISAS = {  # by what a CPU must have; the best first
-    "avx512": _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"},
+    "amx": _AVX512 | _TILES,
+    "avx512": _AVX512,
     "avxvnni": _AVX2 | {"avxvnni"},
     "avx2": _AVX2,
     "neon": {"neon", "dotprod"},
@@ -34,7 +39,8 @@ def _cpu_features() -> set[str]:
     listed = getattr(config, "CPU_FEATURES", None)
     if listed is not None:
         return {name[1:] for name in listed.split(",") if name.startswith("+")}
-    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+    features = {name for name, present in llvm.get_host_cpu_features().items() if present}
+    return features if features >= _TILES and tiles_allowed() else features - _TILES
 
 
 def _choose_isa() -> str:
@@ -53,7 +59,9 @@ def _choose_isa() -> str:
 
 
 ISA = _choose_isa()
-IS_X86 = ISA in ("avx512", "avxvnni", "avx2")
+HAS_TILES = ISA == "amx"
+HAS_AVX512 = ISA in ("amx", "avx512")
+IS_X86 = HAS_AVX512 or ISA in ("avxvnni", "avx2")
 
 # ---------------------------------------------------------------------------------------------- types
 

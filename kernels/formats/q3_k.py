@@ -155,6 +155,6 @@ def unpack_quants(w, start, stride, group):
     return q2_k.unpack_quants(w, start + QS - q2_k.QS, stride, group) | high << 2
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=4, scales=2, factor=None)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=4, scales=2, factor=None, offset=4)
 
 FORMAT = Format("Q3_K", 11, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

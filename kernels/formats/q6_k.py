@@ -142,6 +142,6 @@ def unpack_quants(w, start, stride, group):
     return concat(runs01, runs23)
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=2, scales=2, factor=None)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=2, steps=2, scales=2, factor=None, offset=32)
 
 FORMAT = Format("Q6_K", 14, QK, TYPE_SIZE, 256, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -12,6 +12,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from densecore.kernels import simd_types
+from densecore.kernels.simd_amx import emit_tile_instruction
 from densecore.kernels.simd_dots import LANES, STEPS, Operands, Run, multiply_run
 from densecore.kernels.simd_instructions import lookup
 from densecore.kernels.simd_memory import f16_to_f32
@@ -62,6 +63,22 @@ def emit_halves(module: ir.Module) -> None:
     builder.ret(f16_to_f32(builder, function.args[0]))
 
 
+def emit_tiles(module: ir.Module) -> None:
+    pointer = BYTE.as_pointer()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 4), "multiply_tiles")
+    builder, number = ir.IRBuilder(function.append_basic_block()), ir.IntType(8)
+    configuration, a, b, sums = function.args
+    c, stride = [ir.Constant(number, n) for n in range(3)], ir.Constant(ir.IntType(64), 64)
+    emit_tile_instruction(builder, "llvm.x86.ldtilecfg", configuration)
+    emit_tile_instruction(builder, "llvm.x86.tilezero", c[0])
+    emit_tile_instruction(builder, "llvm.x86.tileloadd64", c[1], a, stride)
+    emit_tile_instruction(builder, "llvm.x86.tileloadd64", c[2], b, stride)
+    emit_tile_instruction(builder, "llvm.x86.tdpbssd", *c)
+    emit_tile_instruction(builder, "llvm.x86.tilestored64", c[0], sums, stride)
+    emit_tile_instruction(builder, "llvm.x86.tilerelease")
+    builder.ret_void()
+
+
 def main(triple: str, cpu: str) -> None:
     """Print the instruction set, then the assembly."""
     llvm.initialize_all_targets()
@@ -72,6 +89,8 @@ def main(triple: str, cpu: str) -> None:
         emit_run(module, name, run)
     emit_lookup(module)
     emit_halves(module)
+    if simd_types.HAS_TILES:
+        emit_tiles(module)
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=cpu, features=str(simd_types.config.CPU_FEATURES), opt=3
     )

@@ -15,7 +15,7 @@ from densecore.kernels.formats import FORMATS
 
 from .blocks import as_file, random_blocks
 
-NUM_TOKENS, N_OUT = 7, 19
+NUM_TOKENS, N_OUT = 21, 37
 
 
 def outputs(names: Iterable[str] = FORMATS) -> dict[str, np.ndarray]:

@@ -18,11 +18,13 @@ HERE = Path(__file__).parent
 SUITES = ("simd", "simd_memory", "formats", "quantize", "attention")  # matrix products: test_matmul compares bits
 AVX2 = {"avx2", "fma", "f16c"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
+AMX = AVX512 | {"amx-tile", "amx-int8"}
 
 
 @pytest.mark.parametrize(
     ("wanted", "features", "chosen"),
     [
+        ("", AMX, "amx"),
         ("", AVX512, "avx512"),
         ("", AVX512 - {"avx512vnni"}, "avx2"),
         ("", AVX2 | {"avxvnni"}, "avxvnni"),
@@ -31,6 +33,7 @@ AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
         ("", {"neon", "dotprod"}, "neon"),
         ("", {"neon"}, "portable"),
         ("avx2", AVX512, "avx2"),
+        ("avx512", AMX, "avx512"),
         ("portable", AVX2, "portable"),
     ],
 )
@@ -43,7 +46,7 @@ def test_choice_of_instructions(wanted: str, features: set, chosen: str, monkeyp
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("avx9", "use one of avx512, avxvnni, avx2, neon, portable"),
+        ("avx9", "use one of amx, avx512, avxvnni, avx2, neon, portable"),
         ("avx2", "this CPU lacks avx2, f16c, fma"),
         ("neon", "this CPU lacks dotprod, neon"),
     ],
@@ -59,6 +62,14 @@ def test_impossible_choice_of_instructions(wanted: str, message: str, monkeypatc
 @pytest.mark.parametrize(
     ("isa", "triple", "cpu", "features", "expected", "absent"),
     [
+        (
+            "amx",
+            "x86_64-unknown-linux-gnu",
+            "sapphirerapids",
+            AMX,
+            {"ldtilecfg": "", "tileloadd": r"%tmm", "tdpbssd": r"%tmm", "tilestored": "", "tilerelease": ""},
+            "vpmaddubsw",
+        ),
         (
             "avx512",
             "x86_64-unknown-linux-gnu",
@@ -104,6 +115,15 @@ def test_instructions_of_other_cpus(
     for instruction, operands in expected.items():
         assert re.search(rf"^\s+{instruction}\s.*{operands}", assembly, re.MULTILINE), (instruction, assembly)
     assert absent not in assembly
+
+
+@pytest.mark.parametrize(("allowed", "isa"), [(True, "amx"), (False, "avx512")])
+def test_tiles_are_used_only_with_the_systems_leave(allowed: bool, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simd_types.llvm, "get_host_cpu_features", lambda: dict.fromkeys(AMX, True))
+    monkeypatch.setattr(simd_types, "tiles_allowed", lambda: allowed)
+    monkeypatch.setattr(simd_types.config, "CPU_FEATURES", None)
+    monkeypatch.setenv("DENSECORE_ISA", "")
+    assert simd_types._choose_isa() == isa
 
 
 def test_features_named_to_numba_replace_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
