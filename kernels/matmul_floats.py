@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import gemm_floats
 from .cache import inlined
 from .formats import Format
+from .gemm_floats import multiply_float_panels
 from .simd import (
     concat,
     f32x8,
@@ -26,6 +28,7 @@ from .simd import (
     sum_f32x8,
     with_lane,
 )
+from .simd_types import HAS_AVX512
 
 ROWS = 4
 FAR = 16384  # bytes behind the next rows: what is prefetched now
@@ -96,8 +99,13 @@ def multiply_floats(fmt: Format) -> Callable[..., None]:
         finish(w, at, stride, x, token + 1, four(b0, b1, b2, b3), y, row, skip, rows)
         finish(w, at, stride, x, token + 2, four(c0, c1, c2, c3), y, row, skip, rows)
 
+    multiply_panels = inlined(multiply_float_panels(fmt))
+
     def multiply(fmt, type_size, w, x, y, first, last):
         (num_tokens, n_out), row_bytes = y.shape, x.shape[1] * size
+        if HAS_AVX512 and num_tokens >= gemm_floats.COLUMNS and n_out >= gemm_floats.ROWS:
+            multiply_panels(fmt, type_size, w, x, y, first, last)
+            return
         # A matrix of fewer rows is computed one by one, each in the place of four.
         rows, stride = (ROWS, row_bytes) if n_out >= ROWS else (1, 0)
         for begin in range(0, num_tokens, TOKENS):

@@ -298,6 +298,43 @@ def load_tile(typingctx, columns, array, place):
     return kind(columns, array, types.intp), codegen
 
 
+@intrinsic(prefer_literal=True)
+def load_floats(typingctx, count, array, place):
+    """A vector of `count` float32 (vmovups)."""
+    kind = Vector("f32", count.literal_value)
+
+    def codegen(context, builder, sig, args):
+        return Reader(context, builder, sig.args[1], args[1]).load(kind.llvm, args[2])
+
+    return kind(count, array, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def fma_halves(typingctx, columns, rows, place, x, start, stride, acc):
+    """acc[c, r, :] += rows[r, :] * x[c, :], where each row is eight float32, and two rows share a register (vfmadd).
+
+    rows : float32; row r has its eight elements at place + 8 * r
+    x : float32; column c has its eight elements at start + c * stride
+    """
+    n = columns.literal_value
+    pair, eight = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.FloatType(), 8)
+    num_pairs = acc.lanes // n // 16
+
+    def codegen(context, builder, sig, args):
+        panel, activations = (Reader(context, builder, sig.args[i], args[i]) for i in (1, 3))
+        sums = split(builder, args[6], 16)
+        weights = [panel.load(pair, builder.add(args[2], ir.Constant(_I64, 16 * p))) for p in range(num_pairs)]
+        for c in range(n):
+            v = activations.load(eight, args[4], args[5], c)
+            both = shuffle(builder, v, v, [*range(8), *range(8)])
+            for p, w in enumerate(weights):
+                i = c * num_pairs + p
+                sums[i] = call(builder, "llvm.fma.v16f32", pair, [w, both, sums[i]])
+        return join(builder, sums)
+
+    return acc(columns, rows, types.intp, x, types.intp, types.intp, acc), codegen
+
+
 @intrinsic
 def load_column(typingctx, array, place):
     """What belongs to all rows of a panel, 32 bits each, from element `place`: one column of a tile."""
