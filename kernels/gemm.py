@@ -14,6 +14,7 @@ from .cache import INLINED_OPTIONS
 from .gemv import multiply_eight
 from .panel import RUN, STRETCH, Panel
 from .simd import (
+    HAS_DOT,
     PARTS,
     TILE_ROWS,
     as_floats,
@@ -27,13 +28,13 @@ from .simd import (
     multipliers,
     outer_madd,
     prefetch_far,
-    same_factor,
     store,
     store_rows,
     zero_i32,
 )
 
-COLUMNS = 4  # tokens that a panel is multiplied with at once
+COLUMNS = 4 if HAS_DOT else 2  # tokens that a panel is multiplied with at once: sums of two steps need more registers
+FEW = 4  # tokens: fewer do without panels
 TOKENS = 256  # that pass by a panel before the next rows are unpacked
 
 
@@ -57,23 +58,25 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
         result = load_tile(columns, acc, place)
         for b in range(num_blocks):
             column = token * blocks_in + block + b  # in the flattened x.d
-            s, m = zero_i32(columns), zero_i32(columns)
+            m = zero_i32(columns)
+            if has_m:
+                at, k = 2 * TILE_ROWS * b * num_runs, column * qk
+                factors = panel.factors if has_factors else factor
+                m = outer_madd(columns, num_runs, factors, at, x.sums, k // 16, n_in // 16)
+            s = zero_i32(columns) if has_minimum else zero_i32(columns) - m
             for run in range(num_runs):
                 k, number = column * qk + RUN * run, b * num_runs + run
                 q, at = TILE_ROWS * RUN * number, 2 * TILE_ROWS * number
                 s += dot_tile(
                     columns, steps, scales, is_signed, bias, panel.q, q, panel.scales, at * scales, x.q, k, n_in, x.sums
                 )
-                if has_m:
-                    factors = load_column(panel.factors, at) if has_factors else same_factor(factor)
-                    m += outer_madd(columns, factors, x.sums, k // 16, n_in // 16)
             d = each_row(columns, load_column(panel.d, TILE_ROWS * b))
             dx = each_column(columns, x.d, column, blocks_in)
             if has_minimum:
                 minimum = each_row(columns, load_column(panel.dmin, TILE_ROWS * b)) * as_floats(m)
                 result = fma_tile(dx, fma_tile(d, as_floats(s), -minimum), result)
             else:
-                result = fma_tile(dx, d * as_floats(s - m), result)
+                result = fma_tile(dx, d * as_floats(s), result)
         store(acc, place, result)
 
     return multiply
@@ -125,7 +128,7 @@ def multiply_panels(fmt):
             local_array(np.float32, d_size),
         )
         acc = local_array(np.float32, acc_size)
-        if num_tokens < COLUMNS or n_out < TILE_ROWS:
+        if num_tokens < FEW or n_out < TILE_ROWS:
             # A matrix of fewer rows is computed one by one, each in all lanes.
             rows, stride = (8, row_bytes) if n_out >= 8 else (1, 0)
             for row in range(first, last, rows):

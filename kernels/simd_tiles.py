@@ -261,20 +261,34 @@ def _add_neighbours(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value
 
 
 @intrinsic(prefer_literal=True)
-def outer_madd(typingctx, columns, factors, x, start, stride):
-    """Pairs of factors of each row times the pair of int16 of each column, added: tile of i32 (vpmaddwd).
+def outer_madd(typingctx, columns, runs, factors, at, x, start, stride):
+    """Pairs of factors of each row times pairs of int16 of each column, added over some runs: tile of i32 (vpmaddwd).
 
-    The pair of column c is x[start + c * stride] and its neighbour.
+    factors : int16, from element `at` a pair of each row, then the next run's; or a constant that all are equal to
+    x : int16; column c has its pairs, one for each run, from x[start + c * stride]
     """
-    n = columns.literal_value
+    n, num_runs, same = columns.literal_value, runs.literal_value, isinstance(factors, types.IntegerLiteral)
 
     def codegen(context, builder, sig, args):
-        reader = _Reader(context, builder, sig.args[2], args[2])
-        rows = split(builder, args[1], _PAIRS.count)
-        pairs = [reader.broadcast(_PAIRS, args[3], args[4], c) for c in range(n)]
-        return join(builder, [multiply_pairs(builder, row, pair) for pair in pairs for row in rows])
+        reader = _Reader(context, builder, sig.args[4], args[4])
+        tokens = [reader.place(ir.VectorType(_I16, 2 * num_runs), args[5], args[6], c) for c in range(n)]
 
-    return tile("i32", n)(columns, factors, x, types.intp, types.intp), codegen
+        def factors_of(run: int) -> _Values:
+            if same:
+                return [constant(_PAIRS, factors.literal_value)] * (TILE_ROWS // LANES)
+            place = builder.add(args[3], ir.Constant(_I64, 2 * TILE_ROWS * run))
+            rows = _Reader(context, builder, sig.args[2], args[2]).load(ir.VectorType(_I16, 2 * TILE_ROWS), place)
+            return split(builder, rows, _PAIRS.count)
+
+        sums: _Values = []
+        for run in range(num_runs):
+            rows, pairs = factors_of(run), [broadcast_at(builder, token, _PAIRS, 4 * run) for token in tokens]
+            products = [multiply_pairs(builder, row, pair) for pair in pairs for row in rows]
+            sums = [builder.add(a, b) for a, b in zip(sums, products, strict=True)] if sums else products
+            sums = settle(builder, sums) if num_runs > 1 else sums
+        return join(builder, sums)
+
+    return tile("i32", n)(columns, runs, factors, types.intp, x, types.intp, types.intp), codegen
 
 
 # ---------------------------------------------------------------------------------------------- making tiles
@@ -308,13 +322,6 @@ def load_column(typingctx, array, place):
         return _Reader(context, builder, sig.args[0], args[0]).load(kind.llvm, args[1])
 
     return kind(array, types.intp), codegen
-
-
-@intrinsic(prefer_literal=True)
-def same_factor(typingctx, factor):
-    """A column of int16 pairs, all equal to a constant."""
-    kind = Vector("i16", 2 * TILE_ROWS)
-    return kind(factor), lambda context, builder, sig, args: constant(kind.llvm, factor.literal_value)
 
 
 @intrinsic(prefer_literal=True)
