@@ -16,6 +16,7 @@ from .panel import RUN, STRETCH, Panel
 from .simd import (
     HAS_DOT,
     PARTS,
+    TAKES_MAGNITUDES,
     TILE_ROWS,
     as_floats,
     dot_tile,
@@ -53,6 +54,8 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
     bias, factor, num_runs, has_m = how.bias, how.factor or 0, qk // RUN, how.has_m
     has_factors = how.factor is None
 
+    q_bytes = TILE_ROWS * RUN * (2 if is_signed and TAKES_MAGNITUDES else 1)  # of a run
+
     def multiply(fmt, columns, panel, num_blocks, x, token, block, acc, place):
         n_in, blocks_in = x.q.shape[1], x.d.shape[1]
         result = load_tile(columns, acc, place)
@@ -66,7 +69,7 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
             s = zero_i32(columns) if has_minimum else zero_i32(columns) - m
             for run in range(num_runs):
                 k, number = column * qk + RUN * run, b * num_runs + run
-                q, at = TILE_ROWS * RUN * number, 2 * TILE_ROWS * number
+                q, at = q_bytes * number, 2 * TILE_ROWS * number
                 s += dot_tile(
                     columns, steps, scales, is_signed, bias, panel.q, q, panel.scales, at * scales, x.q, k, n_in, x.sums
                 )
@@ -103,7 +106,7 @@ def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
-                    quants = multipliers(is_signed, unpack_quants(w, block, stride, group))
+                    quants = multipliers(is_signed, True, unpack_quants(w, block, stride, group))
                     store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
 
     return fill
@@ -113,7 +116,8 @@ def multiply_panels(fmt):
     """The function (fmt, type_size, w, x, y, first, last) for one format, to be compiled as part of `matmul`."""
     qk, scales = fmt.qk, max(fmt.unpacked.scales, 1)
     blocks_in_panel, runs_in_panel = STRETCH // qk, STRETCH // RUN
-    q_size, factors_size, d_size = TILE_ROWS * STRETCH, 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
+    q_size = TILE_ROWS * STRETCH * (2 if fmt.unpacked.is_signed and TAKES_MAGNITUDES else 1)
+    factors_size, d_size = 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
     scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
 
     def multiply(fmt, type_size, w, x, y, first, last):

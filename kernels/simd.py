@@ -27,7 +27,7 @@ works on single vectors), `simd_rows` (eight rows of a matrix into lanes), `simd
 
 from __future__ import annotations
 
-from .simd_dots import HAS_DOT
+from .simd_dots import HAS_DOT, TAKES_MAGNITUDES
 from .simd_instructions import (
     abs_u8,
     as_f32,
@@ -130,6 +130,7 @@ __all__ = [
     "HAS_DOT",
     "ISA",
     "PARTS",
+    "TAKES_MAGNITUDES",
     "TILE_ROWS",
     "abs_u8",
     "as_bytes",

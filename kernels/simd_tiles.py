@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _intrinsic
 
-from .simd_dots import LANES, TAKES_UNSIGNED, Operands, Run, multiply_run
+from .simd_dots import LANES, TAKES_MAGNITUDES, TAKES_UNSIGNED, Operands, Run, multiply_run
 from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
 from .simd_memory import address_of
 from .simd_types import I32, ISA, I8x32, I16x16, I32x8, Vector, call, constant, join, settle, shuffle, splat
@@ -85,7 +85,7 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
     """Sums of scale * (q - bias) * x over a run of all rows of a panel, for some columns: tile of i32.
 
     steps, scales, is_signed, bias : see `panel.Unpacked`
-    q : the panel's quants, from byte `start`: 4 elements of each row, then the next 4
+    q : the panel's `multipliers`, from byte `start`: 4 elements of each row, then the next 4
     factors : int16, from element `at` for each scale of the run all rows, each row's scale twice
     x : int8; column c has its elements at x_start + c * x_stride; x_sums : their sums over 16 elements each
     """
@@ -96,7 +96,9 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
         weights, scale_rows, activations, sums = (
             _Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9, 12)
         )
-        panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS), args[6])
+        with_magnitudes = run.is_signed and TAKES_MAGNITUDES
+        in_step = 2 if with_magnitudes else 1  # times the quants of all rows
+        panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS * in_step), args[6])
         tokens = [activations.place(ir.VectorType(_I8, 32), args[10], args[11], c) for c in range(n)]
         sixteen = ir.Constant(_I64, 16)
         first_sum, sums_stride = builder.udiv(args[10], sixteen), builder.udiv(args[11], sixteen)
@@ -106,14 +108,17 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
             column = scale_rows.load(ir.VectorType(_I16, 2 * TILE_ROWS), place)
             return split(builder, column, _PAIRS.count)
 
+        def quants_of_rows(number: int) -> list[ir.Value]:
+            firsts = range(TILE_ROWS * number, TILE_ROWS * (number + 1), LANES)
+            return [load_at(builder, panel, _QUANTS, 4 * first) for first in firsts]
+
         operands = Operands(
             columns=n,
-            quants=lambda step: [
-                load_at(builder, panel, _QUANTS, 4 * (TILE_ROWS * step + first)) for first in range(0, TILE_ROWS, LANES)
-            ],
+            quants=lambda step: quants_of_rows(in_step * step),
             activation=lambda step, c: broadcast_at(builder, tokens[c], _QUANTS, 4 * step),
             pair_of_sums=lambda c: sums.broadcast(_PAIRS, first_sum, sums_stride, c),
             factors=factor_vectors,
+            magnitudes=(lambda step: quants_of_rows(in_step * step + 1)) if with_magnitudes else None,
         )
         return join(builder, multiply_run(builder, run, operands))
 
@@ -163,14 +168,23 @@ def dot_runs(typingctx, steps, scales, is_signed, bias, q, factors, at, x, x_sta
 
 
 @intrinsic(prefer_literal=True)
-def multipliers(typingctx, is_signed, q):
-    """Quants as `dot_tile` and `dot_runs` take them: int8 plus 128 where only unsigned bytes can be multiplied."""
-    flips = is_signed.literal_value and TAKES_UNSIGNED
+def multipliers(typingctx, is_signed, in_panel, q):
+    """Quants as `dot_runs` takes them, or `dot_tile` if `in_panel`.
+
+    Where only unsigned bytes can be multiplied, int8 plus 128. Where `TAKES_MAGNITUDES`, in a panel, 32 bytes of int8,
+    then their magnitudes (vpabsb), and so on.
+    """
+    adds = is_signed.literal_value and TAKES_UNSIGNED
+    with_magnitudes = is_signed.literal_value and in_panel.literal_value and TAKES_MAGNITUDES
 
     def codegen(context, builder, sig, args):
-        return builder.xor(args[1], constant(q.llvm, -128)) if flips else args[1]
+        if with_magnitudes:
+            pieces = split(builder, args[2], 32)
+            return join(builder, [v for piece in pieces for v in (piece, abs_u8.emit(builder, piece))])
+        return builder.xor(args[2], constant(q.llvm, -128)) if adds else args[2]
 
-    return q(is_signed, q), codegen
+    result = Vector(q.element, 2 * q.lanes) if with_magnitudes else q
+    return result(is_signed, in_panel, q), codegen
 
 
 @intrinsic
