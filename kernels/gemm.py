@@ -14,7 +14,9 @@ from .cache import INLINED_OPTIONS
 from .gemv import multiply_few
 from .panel import RUN, STRETCH, Panel
 from .simd import (
+    HAS_DOT,
     PARTS,
+    TAKES_MAGNITUDES,
     TILE_ROWS,
     as_floats,
     dot_tile,
@@ -27,13 +29,13 @@ from .simd import (
     multipliers,
     outer_madd,
     prefetch_far,
-    same_factor,
     store,
     store_rows,
     zero_i32,
 )
 
-COLUMNS = 4  # tokens that a panel is multiplied with at once
+COLUMNS = 4 if HAS_DOT else 2  # tokens that a panel is multiplied with at once: sums of two steps need more registers
+FEW = 4  # tokens: fewer do without panels
 TOKENS = 256  # that pass by a panel before the next rows are unpacked
 
 
@@ -52,28 +54,32 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
     bias, factor, num_runs, has_m = how.bias, how.factor or 0, qk // RUN, how.has_m
     has_factors = how.factor is None
 
+    q_bytes = TILE_ROWS * RUN * (2 if is_signed and TAKES_MAGNITUDES else 1)  # of a run
+
     def multiply(fmt, columns, panel, num_blocks, x, token, block, acc, place):
         n_in, blocks_in = x.q.shape[1], x.d.shape[1]
         result = load_tile(columns, acc, place)
         for b in range(num_blocks):
             column = token * blocks_in + block + b  # in the flattened x.d
-            s, m = zero_i32(columns), zero_i32(columns)
+            m = zero_i32(columns)
+            if has_m:
+                at, k = 2 * TILE_ROWS * b * num_runs, column * qk
+                factors = panel.factors if has_factors else factor
+                m = outer_madd(columns, num_runs, factors, at, x.sums, k // 16, n_in // 16)
+            s = zero_i32(columns) if has_minimum else zero_i32(columns) - m
             for run in range(num_runs):
                 k, number = column * qk + RUN * run, b * num_runs + run
-                q, at = TILE_ROWS * RUN * number, 2 * TILE_ROWS * number
+                q, at = q_bytes * number, 2 * TILE_ROWS * number
                 s += dot_tile(
                     columns, steps, scales, is_signed, bias, panel.q, q, panel.scales, at * scales, x.q, k, n_in, x.sums
                 )
-                if has_m:
-                    factors = load_column(panel.factors, at) if has_factors else same_factor(factor)
-                    m += outer_madd(columns, factors, x.sums, k // 16, n_in // 16)
             d = each_row(columns, load_column(panel.d, TILE_ROWS * b))
             dx = each_column(columns, x.d, column, blocks_in)
             if has_minimum:
                 minimum = each_row(columns, load_column(panel.dmin, TILE_ROWS * b)) * as_floats(m)
                 result = fma_tile(dx, fma_tile(d, as_floats(s), -minimum), result)
             else:
-                result = fma_tile(dx, d * as_floats(s - m), result)
+                result = fma_tile(dx, d * as_floats(s), result)
         store(acc, place, result)
 
     return multiply
@@ -100,7 +106,7 @@ def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
-                    quants = multipliers(is_signed, unpack_quants(w, block, stride, group))
+                    quants = multipliers(is_signed, True, unpack_quants(w, block, stride, group))
                     store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
 
     return fill
@@ -110,7 +116,8 @@ def multiply_panels(fmt):
     """The function (fmt, type_size, w, x, y, first, last) for one format, to be compiled as part of `matmul`."""
     qk, scales = fmt.qk, max(fmt.unpacked.scales, 1)
     blocks_in_panel, runs_in_panel = STRETCH // qk, STRETCH // RUN
-    q_size, factors_size, d_size = TILE_ROWS * STRETCH, 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
+    q_size = TILE_ROWS * STRETCH * (2 if fmt.unpacked.is_signed and TAKES_MAGNITUDES else 1)
+    factors_size, d_size = 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
     scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
 
     def multiply(fmt, type_size, w, x, y, first, last):
@@ -125,7 +132,7 @@ def multiply_panels(fmt):
             local_array(np.float32, d_size),
         )
         acc = local_array(np.float32, acc_size)
-        if num_tokens < COLUMNS or n_out < TILE_ROWS:
+        if num_tokens < FEW or n_out < TILE_ROWS:
             multiply_few(fmt, w, row_bytes, panel, x, y, first, last, acc)
             return
         for begin in range(0, num_tokens, TOKENS):

@@ -159,7 +159,7 @@ def _dot_interleaved(fmt: Format, columns: int) -> Callable[..., None]:
             prefetch_far(w, ahead + line)
         total = second = i32x8(0)
         for group in range(groups):
-            q, run = multipliers(is_signed, unpack_quants(w, block, stride, group)), group * runs_in_group
+            q, run = multipliers(is_signed, False, unpack_quants(w, block, stride, group)), group * runs_in_group
             at, k = 2 * TILE_ROWS * scales * run, first + RUN * run
             total += dot_runs(steps, scales, is_signed, bias, q, header.scales, at, x.q, k, x.sums)
             if columns == 2:

@@ -20,7 +20,7 @@ STRETCH = 512  # elements of each row in a panel
 class Panel(NamedTuple):
     """Buffers of one panel, flat; of `simd.TILE_ROWS` rows, which lie side by side."""
 
-    q: np.ndarray  # (STRETCH / 4, rows, 4) uint8, or the bits of int8
+    q: np.ndarray  # (STRETCH / 4, rows, 4) uint8, or the bits of int8; (.., 2, rows, 4) with their magnitudes
     scales: np.ndarray  # (STRETCH / RUN, scales of a run, rows, 2) int16: each scale twice
     factors: np.ndarray  # (STRETCH / RUN, rows, 2) int16: factors of the sums of elements 0 to 15 and 16 to 31
     d: np.ndarray  # (blocks, rows) float32

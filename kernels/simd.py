@@ -27,6 +27,7 @@ works on single vectors), `simd_rows` (eight rows of a matrix into lanes), `simd
 
 from __future__ import annotations
 
+from .simd_dots import HAS_DOT, TAKES_MAGNITUDES
 from .simd_instructions import (
     abs_u8,
     as_f32,
@@ -111,7 +112,6 @@ from .simd_tiles import (
     load_tile,
     multipliers,
     outer_madd,
-    same_factor,
     settled,
     store_rows,
     sum_rows,
@@ -127,8 +127,10 @@ from .simd_types import (
 )
 
 __all__ = [
+    "HAS_DOT",
     "ISA",
     "PARTS",
+    "TAKES_MAGNITUDES",
     "TILE_ROWS",
     "abs_u8",
     "as_bytes",
@@ -193,7 +195,6 @@ __all__ = [
     "part",
     "prefetch_far",
     "round_f32x8",
-    "same_factor",
     "settled",
     "sign",
     "spread",

@@ -18,6 +18,7 @@ from .simd_types import HAS_AVX512, I32, IS_X86, ISA, call, constant, settle
 LANES = 16 if HAS_AVX512 else 4 if ISA == "neon" else 8  # 32-bit lanes of the vectors that instructions take
 HAS_DOT = HAS_AVX512 or ISA in ("avxvnni", "neon")
 TAKES_UNSIGNED = HAS_DOT and IS_X86  # only: int8 weights are stored plus 128
+TAKES_MAGNITUDES = not HAS_DOT  # of int8 weights: a panel holds them beside the weights
 STEPS = 8  # of four elements in a run
 
 Vectors = list[ir.Value]
@@ -49,6 +50,7 @@ class Operands:
     activation : (step, column) -> four activations, in all lanes
     pair_of_sums : (column) -> two int16, in all lanes, whose sum is that of the run's activations
     factors : (number of the scale) -> the scales of all rows, each twice as int16
+    magnitudes : (step) -> of signed quants, if they have been computed before
     """
 
     columns: int
@@ -56,6 +58,7 @@ class Operands:
     activation: Callable[[int, int], ir.Value]
     pair_of_sums: Callable[[int], ir.Value]
     factors: Callable[[int], Vectors]
+    magnitudes: Callable[[int], Vectors] | None = None
 
 
 def multiply_run(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
@@ -113,7 +116,10 @@ def _by_pairs(builder: ir.IRBuilder, run: Run, operands: Operands) -> Vectors:
     result: list[ir.Value | None] = []
     for step in range(STEPS):
         rows = operands.quants(step)
-        magnitudes = [abs_u8.emit(builder, q) for q in rows] if run.is_signed else rows
+        if operands.magnitudes:
+            magnitudes = operands.magnitudes(step)
+        else:
+            magnitudes = [abs_u8.emit(builder, q) for q in rows] if run.is_signed else rows
         if step == 0:
             sums = [None] * (operands.columns * len(rows))
             result = [v for v in totals or [None] * operands.columns for _ in rows]

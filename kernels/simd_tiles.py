@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _intrinsic
 
-from .simd_dots import LANES, TAKES_UNSIGNED, Operands, Run, multiply_run
+from .simd_dots import LANES, TAKES_MAGNITUDES, TAKES_UNSIGNED, Operands, Run, multiply_run
 from .simd_instructions import abs_u8, maddubs, multiply_pairs, sign
 from .simd_memory import address_of
 from .simd_types import HAS_AVX512, I32, I8x32, I16x16, I32x8, Vector, call, constant, join, settle, shuffle, splat
@@ -87,7 +87,7 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
     """Sums of scale * (q - bias) * x over a run of all rows of a panel, for some columns: tile of i32.
 
     steps, scales, is_signed, bias : see `panel.Unpacked`
-    q : the panel's quants, from byte `start`: 4 elements of each row, then the next 4
+    q : the panel's `multipliers`, from byte `start`: 4 elements of each row, then the next 4
     factors : int16, from element `at` for each scale of the run all rows, each row's scale twice
     x : int8; column c has its elements at x_start + c * x_stride; x_sums : their sums over 16 elements each
     """
@@ -96,7 +96,9 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
 
     def codegen(context, builder, sig, args):
         weights, scale_rows, activations, sums = (Reader(context, builder, sig.args[i], args[i]) for i in (5, 7, 9, 12))
-        panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS), args[6])
+        with_magnitudes = run.is_signed and TAKES_MAGNITUDES
+        in_step = 2 if with_magnitudes else 1  # times the quants of all rows
+        panel = weights.place(ir.VectorType(_I8, 32 * TILE_ROWS * in_step), args[6])
         tokens = [activations.place(ir.VectorType(_I8, 32), args[10], args[11], c) for c in range(n)]
         sixteen = ir.Constant(_I64, 16)
         first_sum, sums_stride = builder.udiv(args[10], sixteen), builder.udiv(args[11], sixteen)
@@ -106,14 +108,17 @@ def dot_tile(typingctx, columns, steps, scales, is_signed, bias, q, start, facto
             column = scale_rows.load(ir.VectorType(_I16, 2 * TILE_ROWS), place)
             return split(builder, column, _PAIRS.count)
 
+        def quants_of_rows(number: int) -> list[ir.Value]:
+            firsts = range(TILE_ROWS * number, TILE_ROWS * (number + 1), LANES)
+            return [load_at(builder, panel, _QUANTS, 4 * first) for first in firsts]
+
         operands = Operands(
             columns=n,
-            quants=lambda step: [
-                load_at(builder, panel, _QUANTS, 4 * (TILE_ROWS * step + first)) for first in range(0, TILE_ROWS, LANES)
-            ],
+            quants=lambda step: quants_of_rows(in_step * step),
             activation=lambda step, c: broadcast_at(builder, tokens[c], _QUANTS, 4 * step),
             pair_of_sums=lambda c: sums.broadcast(_PAIRS, first_sum, sums_stride, c),
             factors=factor_vectors,
+            magnitudes=(lambda step: quants_of_rows(in_step * step + 1)) if with_magnitudes else None,
         )
         return join(builder, multiply_run(builder, run, operands))
 
@@ -163,14 +168,23 @@ def dot_runs(typingctx, steps, scales, is_signed, bias, q, factors, at, x, x_sta
 
 
 @intrinsic(prefer_literal=True)
-def multipliers(typingctx, is_signed, q):
-    """Quants as `dot_tile` and `dot_runs` take them: int8 plus 128 where only unsigned bytes can be multiplied."""
-    flips = is_signed.literal_value and TAKES_UNSIGNED
+def multipliers(typingctx, is_signed, in_panel, q):
+    """Quants as `dot_runs` takes them, or `dot_tile` if `in_panel`.
+
+    Where only unsigned bytes can be multiplied, int8 plus 128. Where `TAKES_MAGNITUDES`, in a panel, 32 bytes of int8,
+    then their magnitudes (vpabsb), and so on.
+    """
+    adds = is_signed.literal_value and TAKES_UNSIGNED
+    with_magnitudes = is_signed.literal_value and in_panel.literal_value and TAKES_MAGNITUDES
 
     def codegen(context, builder, sig, args):
-        return builder.xor(args[1], constant(q.llvm, -128)) if flips else args[1]
+        if with_magnitudes:
+            pieces = split(builder, args[2], 32)
+            return join(builder, [v for piece in pieces for v in (piece, abs_u8.emit(builder, piece))])
+        return builder.xor(args[2], constant(q.llvm, -128)) if adds else args[2]
 
-    return q(is_signed, q), codegen
+    result = Vector(q.element, 2 * q.lanes) if with_magnitudes else q
+    return result(is_signed, in_panel, q), codegen
 
 
 @intrinsic
@@ -261,20 +275,34 @@ def _add_neighbours(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value
 
 
 @intrinsic(prefer_literal=True)
-def outer_madd(typingctx, columns, factors, x, start, stride):
-    """Pairs of factors of each row times the pair of int16 of each column, added: tile of i32 (vpmaddwd).
+def outer_madd(typingctx, columns, runs, factors, at, x, start, stride):
+    """Pairs of factors of each row times pairs of int16 of each column, added over some runs: tile of i32 (vpmaddwd).
 
-    The pair of column c is x[start + c * stride] and its neighbour.
+    factors : int16, from element `at` a pair of each row, then the next run's; or a constant that all are equal to
+    x : int16; column c has its pairs, one for each run, from x[start + c * stride]
     """
-    n = columns.literal_value
+    n, num_runs, same = columns.literal_value, runs.literal_value, isinstance(factors, types.IntegerLiteral)
 
     def codegen(context, builder, sig, args):
-        reader = Reader(context, builder, sig.args[2], args[2])
-        rows = split(builder, args[1], _PAIRS.count)
-        pairs = [reader.broadcast(_PAIRS, args[3], args[4], c) for c in range(n)]
-        return join(builder, [multiply_pairs(builder, row, pair) for pair in pairs for row in rows])
+        reader = Reader(context, builder, sig.args[4], args[4])
+        tokens = [reader.place(ir.VectorType(_I16, 2 * num_runs), args[5], args[6], c) for c in range(n)]
 
-    return tile("i32", n)(columns, factors, x, types.intp, types.intp), codegen
+        def factors_of(run: int) -> _Values:
+            if same:
+                return [constant(_PAIRS, factors.literal_value)] * (TILE_ROWS // LANES)
+            place = builder.add(args[3], ir.Constant(_I64, 2 * TILE_ROWS * run))
+            rows = Reader(context, builder, sig.args[2], args[2]).load(ir.VectorType(_I16, 2 * TILE_ROWS), place)
+            return split(builder, rows, _PAIRS.count)
+
+        sums: _Values = []
+        for run in range(num_runs):
+            rows, pairs = factors_of(run), [broadcast_at(builder, token, _PAIRS, 4 * run) for token in tokens]
+            products = [multiply_pairs(builder, row, pair) for pair in pairs for row in rows]
+            sums = [builder.add(a, b) for a, b in zip(sums, products, strict=True)] if sums else products
+            sums = settle(builder, sums) if num_runs > 1 else sums
+        return join(builder, sums)
+
+    return tile("i32", n)(columns, runs, factors, types.intp, x, types.intp, types.intp), codegen
 
 
 # ---------------------------------------------------------------------------------------------- making tiles
@@ -345,13 +373,6 @@ def load_column(typingctx, array, place):
         return Reader(context, builder, sig.args[0], args[0]).load(kind.llvm, args[1])
 
     return kind(array, types.intp), codegen
-
-
-@intrinsic(prefer_literal=True)
-def same_factor(typingctx, factor):
-    """A column of int16 pairs, all equal to a constant."""
-    kind = Vector("i16", 2 * TILE_ROWS)
-    return kind(factor), lambda context, builder, sig, args: constant(kind.llvm, factor.literal_value)
 
 
 @intrinsic(prefer_literal=True)
