@@ -42,10 +42,13 @@ class SamplerFactory:
         """Sequences of ids: a text is meant at the start of a word too, with the space that tokens then begin with."""
         found: dict[tuple[int, ...], None] = {}
         for word in config.bad_words or ():
-            texts = (word, " " + word.lstrip(" ")) if isinstance(word, str) else ()
-            for ids in [tuple(spell(self._tokenizer, text)) for text in texts] or [tuple(map(int, word))]:
-                found[ids] = None
-                self._check(ids)
+            if isinstance(word, str):
+                spelled = [tuple(spell(self._tokenizer, text)) for text in (word, " " + word.lstrip(" "))]
+            else:
+                spelled = [tuple(word)]
+            found |= dict.fromkeys(filter(None, spelled))
+        for ids in found:
+            self._check(ids)
         return tuple(found)
 
     def _check(self, ids: SequenceOf[int]) -> None:
@@ -81,18 +84,17 @@ def token_table(tokenizer: Tokenizer, n_vocab: int) -> TokenTable:
 
 
 def spell(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of `text` in the middle of an output: encoding may add a space at a text's start, which these lack.
+    """Ids of `text` in the middle of an output, empty if no tokens say exactly that.
 
-    A line break before the text takes that space, and is cut off again.
+    Encoding may add a space at a text's start, which these lack: a line break before the text takes it, and is cut off
+    again.
     """
     wanted = text.encode("utf-8", "replace")
     for before in ("", "\n"):
         ids = tokenizer.encode(before + text)
-        while ids:
-            data = b"".join(map(tokenizer.token_bytes, ids))
-            if data == wanted:
-                return ids
-            if len(data) <= len(wanted):
-                break
-            ids = ids[1:]
-    return ids or tokenizer.encode(text)
+        sizes = [len(tokenizer.token_bytes(token_id)) for token_id in ids]
+        while sum(sizes) > len(wanted):
+            del ids[0], sizes[0]
+        if b"".join(map(tokenizer.token_bytes, ids)) == wanted:
+            return ids
+    return []

@@ -9,6 +9,7 @@ Source: the Earley parser over derivatives of regular expressions of https://git
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -99,9 +100,10 @@ class GrammarCompiler:
         from llguidance import LLMatcher, LLParserLimits
 
         try:
-            grammar = _SOURCES[kind](source)
+            lark = _SOURCES[kind](source)
         except Exception as error:  # the converter of GBNF has no narrower class
             raise _invalid(kind, str(error)) from error
+        grammar = LLMatcher.grammar_from_lark(lark)
         matcher = LLMatcher(self._llguidance_tokenizer(), grammar, log_level=0, limits=LLParserLimits(**_LIMITS))
         if not matcher.is_error():
             matcher.compute_bitmask()  # finds grammars that match nothing, and warms what copies share
@@ -149,7 +151,7 @@ def _start(thread: threading.Thread) -> None:
 
 
 def _invalid(kind: str, reason: str) -> InvalidConfigError:
-    reason = explain(reason)
+    reason = explain(reason.partition("\n   1 | ")[0])  # what follows shows the grammar around the error
     if reason.startswith("NoExtension"):
         reason = "no text matches it"
     if "coerce_one_of" in reason:
@@ -157,31 +159,38 @@ def _invalid(kind: str, reason: str) -> InvalidConfigError:
     return InvalidConfigError(f"{kind} cannot be used: {reason}")
 
 
-def _json_grammar(schema: str) -> str:
-    from llguidance import LLMatcher
+# llguidance may narrow what comes next to the tokens by which the tokenizer would write it. That needs an encoding that
+# works in the middle of a text, which not every kind of tokenizer has; without it all tokens that fit are allowed.
+_EXACT = '\n%llguidance {"no_forcing": true}'
+_OPTIONS_LINE = re.compile(r"^[ \t]*%llguidance[ \t]*(\{.*\})[ \t]*$", re.MULTILINE)
 
-    return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type, unused-ignore]
+
+def _json_grammar(schema: str) -> str:
+    options = json.loads(schema) | {"x-guidance": _JSON_OPTIONS}
+    return f"start: %json {json.dumps(options)}{_EXACT}"
 
 
 def _regex_grammar(regex: str) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(regex)
+    return json.loads(LLMatcher.grammar_from_regex(regex))["grammars"][0]["lark_grammar"] + _EXACT
 
 
 def _text_grammar(text: str) -> str:
     """Of a grammar in Lark syntax, which has a rule ``start``, or in GBNF, which has a rule ``root``."""
-    from llguidance import LLMatcher
     from llguidance.gbnf_to_lark import any_to_lark
 
-    return LLMatcher.grammar_from_lark(any_to_lark(text))
+    lark = any_to_lark(text)
+    found = _OPTIONS_LINE.search(lark)
+    if found is None:
+        return lark + _EXACT
+    options = json.loads(found[1]) | {"no_forcing": True}
+    return f"{lark[: found.start()]}%llguidance {json.dumps(options)}{lark[found.end() :]}"
 
 
 def _choice_grammar(choices: Sequence[str]) -> str:
-    from llguidance import LLMatcher
-
     alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
-    return LLMatcher.grammar_from_lark(f"start: {alternatives}")
+    return f"start: {alternatives}{_EXACT}"
 
 
 _SOURCES: dict[str, Callable[[Any], str]] = {
