@@ -28,7 +28,8 @@ __all__ = ["GrammarCompiler", "TokenTable"]
 
 COMPILE_SECONDS = 10.0
 _STACK_BYTES = 2**28  # reserved, not used: 100,000 characters of references to references need a quarter of it
-_NUM_KEPT = 32  # compiled grammars
+_NUM_KEPT = 32  # compiled grammars, the least recently used of which goes first
+_NUM_COMPILING = 4  # threads at once
 # As in llama.cpp's grammar for JSON: a small model can write white space for ever.
 _JSON_OPTIONS = {
     "whitespace_pattern": r" |\n{1,2}[ \t]{0,20}",
@@ -85,6 +86,8 @@ class GrammarCompiler:
         """
         with self._lock:
             matcher = self._compiled.get((kind, source))
+            if matcher is not None:
+                self._compiled.move_to_end((kind, source))
         if matcher is None:
             matcher = _in_time(kind, lambda: self._compile(kind, source))
             self._keep((kind, source), matcher)
@@ -120,6 +123,10 @@ class GrammarCompiler:
             return self._tokenizer
 
 
+_slots = threading.BoundedSemaphore(_NUM_COMPILING)
+_stack_size_lock = threading.Lock()
+
+
 def _in_time(kind: str, compile_it: Callable[[], LLMatcher]) -> LLMatcher:
     """The result of `compile_it`, computed in a thread with a large stack."""
     future: Future[LLMatcher] = Future()
@@ -129,15 +136,16 @@ def _in_time(kind: str, compile_it: Callable[[], LLMatcher]) -> LLMatcher:
             future.set_result(compile_it())
         except BaseException as error:
             future.set_exception(error)
+        finally:
+            _slots.release()
 
+    if not _slots.acquire(timeout=COMPILE_SECONDS):
+        raise _invalid(kind, f"{_NUM_COMPILING} others have been compiling for {COMPILE_SECONDS:g} s; try again")
     _start(threading.Thread(target=work, name="densecore-compile-grammar", daemon=True))
     try:
         return future.result(COMPILE_SECONDS)
     except FutureTimeoutError:
         raise _invalid(kind, f"it takes more than {COMPILE_SECONDS:g} s to compile; make it simpler") from None
-
-
-_stack_size_lock = threading.Lock()
 
 
 def _start(thread: threading.Thread) -> None:
