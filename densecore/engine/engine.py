@@ -72,10 +72,11 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, and the context is {self.max_model_len} tokens for prompt "
                 "and output together: shorten the prompt, or raise max_model_len where the model allows it"
             )
+        sampler = self.samplers.create(config, prompt_ids)
         sequence = Sequence(
             prompt_ids=prompt_ids,
             config=config,
-            sampler=self.samplers.create(config, prompt_ids),
+            sampler=sampler,
             text=TextAssembler(
                 self.tokenizer.detokenizer(prompt_ids, keep_first_space=config.structure is not None),
                 tuple(config.stop_sequences or ()),
@@ -83,6 +84,8 @@ class Engine:
             emit=self._counted(emit),
             max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
             eog_ids=self.tokenizer.eog_ids,
+            constraint=sampler.constraint,
+            logprobs=sampler.logprobs,
         )
         self._inbox.append(sequence)
         self.metrics.submitted()

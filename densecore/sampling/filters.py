@@ -26,6 +26,7 @@ from densecore.config import GenerationConfig
 
 __all__ = ["Filters", "Mirostat", "candidates", "min_p", "top_n_sigma", "top_p", "typical_p", "xtc"]
 
+_FIRST_TYPICAL = 1024  # tokens to sort first: mostly enough
 _MAX_OCTAVES = 41  # tokens whose probability is this many halvings below the top are never drawn, as in the kernel
 
 
@@ -38,11 +39,17 @@ def candidates(scores: np.ndarray, temperature: float, top_k: int = 0) -> tuple[
     floor = top - _MAX_OCTAVES * math.log(2) * temperature
     if 0 < top_k < len(scores):
         floor = max(floor, float(np.partition(scores, -top_k)[-top_k]))
-    ids = np.flatnonzero((scores >= floor) & (scores > -np.inf))
-    ids = ids[np.argsort(-scores[ids], kind="stable")][: top_k or None]
+    ids = _in_order(scores, np.flatnonzero((scores >= floor) & (scores > -np.inf)))[: top_k or None]
     with np.errstate(over="ignore"):  # tiny temperatures: exp(-inf) is the right answer
         weights = np.exp((scores[ids].astype(np.float64) - top) / temperature)
     return ids, weights / weights.sum()
+
+
+def _in_order(scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """`ids` by their scores, descending, then by id: sorted as integers, which is several times as fast."""
+    bits = scores[ids].view(np.int32).astype(np.int64)
+    keys = np.where(bits >= 0, bits, -(2**31) - bits)  # order_key of densecore.kernels.sampling_order
+    return np.sort(-keys << 32 | ids) & 0xFFFFFFFF
 
 
 def top_n_sigma(scores: np.ndarray, n: float) -> np.ndarray:
@@ -55,8 +62,15 @@ def typical_p(probabilities: np.ndarray, mass: float) -> np.ndarray:
     """Positions, ascending, of the fewest tokens of most typical surprise whose probabilities sum to `mass`."""
     surprise = -np.log(np.maximum(probabilities, 1e-300))
     distance = np.abs(surprise - (probabilities * surprise).sum())
-    order = np.argsort(distance, kind="stable")
-    return np.sort(order[: _count(probabilities[order], mass)])
+    count = _FIRST_TYPICAL
+    while True:
+        nearest = (
+            np.sort(np.argpartition(distance, count)[:count]) if count < len(distance) else np.arange(len(distance))
+        )
+        order = nearest[np.argsort(distance[nearest], kind="stable")]
+        if count >= len(distance) or probabilities[order].sum() >= mass:
+            return np.sort(order[: _count(probabilities[order], mass)])
+        count *= 8
 
 
 def top_p(probabilities: np.ndarray, mass: float) -> int:

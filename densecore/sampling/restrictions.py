@@ -13,6 +13,9 @@ from densecore.sampling.constraint import Constraint
 __all__ = ["BadWords", "Restrictions", "Vocabulary"]
 
 
+_INF_BITS = np.float32(-np.inf).view(np.int32)
+
+
 def _never(token_id: int) -> bool:
     return False
 
@@ -54,6 +57,17 @@ class BadWords:
         return self._always + completed
 
 
+def forbid(logits: np.ndarray, forbidden: np.ndarray) -> None:
+    """Set logits (n_vocab,) float32 to -inf where `forbidden` (n_vocab,) bool is True.
+
+    In integers: an assignment under a mask branches at each token, which takes five times as long.
+    """
+    keep = forbidden.view(np.uint8).astype(np.int32) - 1  # all bits, or none
+    bits = logits.view(np.int32)
+    bits &= keep
+    bits |= ~keep & _INF_BITS
+
+
 class Restrictions:
     """All that restricts one request."""
 
@@ -66,7 +80,7 @@ class Restrictions:
     def apply(self, logits: np.ndarray, token_ids: Sequence[int], num_output: int) -> None:
         """Set logits (n_vocab,) of what is not allowed to -inf. `token_ids` are prompt and output."""
         if self._constraint is not None:
-            logits[self._constraint.forbidden(len(logits))] = -np.inf
+            forbid(logits, self._constraint.forbidden(len(logits)))
         logits[self._bad_words.banned(token_ids)] = -np.inf
         if self._ignore_eos or num_output < self._min_tokens:
             self._forbid_end(logits)

@@ -60,6 +60,7 @@ class Sampler:
 
     Attributes
     ----------
+    constraint : the grammar that the output follows, or None.
     logprobs : (num_output,) of the tokens so far, if the request asks for them; `accept` adds none.
 
     Raises
@@ -103,9 +104,9 @@ class Sampler:
 
     def _set_up_rare_steps(self, config: GenerationConfig, vocabulary: Vocabulary) -> None:
         """Those that most requests do without; None stands for them there."""
-        self._constraint = vocabulary.constraint
+        self.constraint = vocabulary.constraint
         ends_later = (config.ignore_eos or config.min_tokens > 0) and vocabulary.eog_ids
-        restricted = vocabulary.bad_words or self._constraint is not None or ends_later
+        restricted = vocabulary.bad_words or self.constraint is not None or ends_later
         self._restrictions = Restrictions(config, vocabulary) if restricted else None
         self._dry = Dry(config, vocabulary.is_breaker) if config.dry_multiplier > 0 else None
         self._mirostat: Mirostat | None = None
@@ -114,11 +115,6 @@ class Sampler:
             self._mirostat = Mirostat(config.temperature, config.mirostat_tau, config.mirostat_eta)
         elif config.temperature > 0:
             self._filters = Filters.of(config)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the output has come to the end of its grammar, and nothing can follow."""
-        return self._constraint is not None and self._constraint.is_complete
 
     def sample(self, logits: np.ndarray) -> int:
         """Draw the next token from logits (n_vocab,) float32, which stay as they are, and `accept` it.
@@ -146,8 +142,8 @@ class Sampler:
         self._token_ids.append(token_id)
         if self._has_penalties:
             self._table.see_output(token_id)
-        if self._constraint is not None:
-            self._constraint.accept(token_id)
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
 
     def _allowed(self, logits: np.ndarray) -> np.ndarray:
         """Logits (n_vocab,) after processors and restrictions: a copy, unless there are none."""

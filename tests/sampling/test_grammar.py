@@ -192,7 +192,7 @@ def test_a_sampler_draws_from_what_is_allowed_in_the_model_s_proportions(factory
     expected = 4000 * np.exp([1.0, 2.0, 3.0]) / np.exp([1.0, 2.0, 3.0]).sum()
     assert observed.sum() == 4000
     assert ((observed - expected) ** 2 / expected).sum() < 13.82
-    assert sampler.is_complete
+    assert sampler.constraint.is_complete
 
 
 def test_an_interrupted_request_goes_on(factory, tokenizer):

@@ -9,6 +9,7 @@ from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError
 from densecore.sampling import Sampler, Vocabulary
 from densecore.sampling.logprobs import log_probabilities
+from densecore.sampling.restrictions import forbid
 
 LOGITS = np.array([5, 4, 3, 2, 1, 0], np.float32)
 END = Vocabulary(eog_ids=frozenset({0, 2}))
@@ -38,6 +39,16 @@ def test_bad_words_leave_other_tokens_their_proportions():
     assert observed[0] == 0
     expected = 20000 * np.exp(LOGITS[1:]) / np.exp(LOGITS[1:]).sum()
     assert ((observed[1:] - expected) ** 2 / expected).sum() < 18.47  # 99.9 %, 4 degrees of freedom
+
+
+def test_forbidding_by_mask_is_an_assignment():
+    rng = np.random.default_rng(0)
+    logits = np.concatenate([rng.normal(0, 9, 995), [0.0, -0.0, 3e38, -3e38, -np.inf]]).astype(np.float32)
+    for share in (0.0, 0.3, 1.0):
+        forbidden = rng.random(1000) < share
+        changed = logits.copy()
+        forbid(changed, forbidden)
+        np.testing.assert_array_equal(changed, np.where(forbidden, -np.inf, logits))
 
 
 def test_ignore_eos():
