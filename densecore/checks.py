@@ -13,6 +13,7 @@ from typing import Any
 from densecore.exceptions import InvalidConfigError
 
 __all__ = [
+    "MAX_GRAMMAR_LENGTH",
     "MAX_INT",
     "bad_words",
     "callables",

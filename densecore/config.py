@@ -171,8 +171,10 @@ class GenerationConfig:
             checked["json_schema"] = checks.json_schema(self.json_schema)
         if self.choice is not None:
             checked["choice"] = checks.strings("choice", self.choice, MAX_CHOICES, MAX_CHOICE_LENGTH)
-            if not checked["choice"]:
-                raise InvalidConfigError("choice must hold at least one string")
+            if not 0 < sum(map(len, checked["choice"])) <= checks.MAX_GRAMMAR_LENGTH:
+                raise InvalidConfigError(
+                    f"choice must hold at least one string, and {checks.MAX_GRAMMAR_LENGTH} characters at most"
+                )
         for name in ("regex", "grammar"):
             if getattr(self, name) is not None:
                 checked[name] = checks.text(name, getattr(self, name))

@@ -49,6 +49,7 @@ from densecore.exceptions import InvalidConfigError
         ({"grammar": ""}, "grammar must be a string of 1 to 131072 characters, not one of 0"),
         ({"choice": [1]}, "each of choice must be a string"),
         ({"choice": ["a"] * 5000}, "choice may hold 4096"),
+        ({"choice": ["a" * 4000] * 40}, "choice must hold at least one string, and 131072 characters at most"),
         ({"choice": ["a"], "grammar": "start: /a/"}, "choice and grammar exclude each other"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

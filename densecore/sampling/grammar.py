@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from densecore.exceptions import InvalidConfigError
 from densecore.sampling.constraint import Constraint, explain
+from densecore.sampling.grammar_limits import check_intersections
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -103,6 +104,7 @@ class GrammarCompiler:
         from llguidance import LLMatcher, LLParserLimits
 
         try:
+            check_intersections(kind, source)
             lark = _SOURCES[kind](source)
         except Exception as error:  # the converter of GBNF has no narrower class
             raise _invalid(kind, str(error)) from error

@@ -131,6 +131,33 @@ class TestLimits:
         with pytest.raises(InvalidConfigError, match="json_schema is not JSON"):
             GenerationConfig(json_schema="[" * 100000)
 
+    @pytest.mark.parametrize("how", ["allOf", "nested", "references", "lark", "schema in lark"])
+    def test_patterns_at_once(self, factory, how):
+        """Forty of these would take a gigabyte before a limit of llguidance stops it."""
+        patterns = [f"(a|b)*{'ab'[i % 2]}(a|b){{{i}}}" for i in range(40)]
+        all_of = {"allOf": [{"type": "string", "pattern": pattern} for pattern in patterns]}
+        nested = {}
+        for pattern in patterns[:30]:
+            nested = {"pattern": pattern, "anyOf": [nested, {"type": "null"}]}
+        chain = {f"d{i}": {"pattern": pattern, "$ref": f"#/$defs/d{i + 1}"} for i, pattern in enumerate(patterns)}
+        options = {
+            "allOf": {"json_schema": all_of},
+            "nested": {"json_schema": nested},
+            "references": {"json_schema": {"$ref": "#/$defs/d0", "$defs": chain | {"d40": {"type": "string"}}}},
+            "lark": {"grammar": "start: T\nT: " + " & ".join(f"/{pattern}/" for pattern in patterns)},
+            "schema in lark": {"grammar": f"start: %json {json.dumps(all_of)}"},
+        }
+        start = time.monotonic()
+        with pytest.raises(InvalidConfigError, match=r"patterns at once .* at most 12 are allowed"):
+            factory.constraint(GenerationConfig(**options[how]))
+        assert time.monotonic() - start < 2
+
+    def test_many_patterns_beside_each_other_are_fine(self, factory):
+        properties = {f"p{i}": {"type": "string", "pattern": f"^[a-z]{{{i}}}$"} for i in range(40)}
+        schema = {"type": "object", "properties": properties, "allOf": [{"required": ["p1"]}]}
+        assert factory.constraint(GenerationConfig(json_schema=schema))
+        assert factory.constraint(GenerationConfig(grammar='start: %json {"type": "null"} "x"'))
+
     def test_length(self):
         with pytest.raises(InvalidConfigError, match="regex must be a string of 1 to 131072"):
             GenerationConfig(regex="a" * 200_000)
