@@ -177,3 +177,21 @@ class TestLogprobs:
             model.complete("ab", top_logprobs=2)
         with pytest.raises(InvalidConfigError, match="top_logprobs must be an integer from 0 to 100"):
             model.complete("ab", logprobs=True, top_logprobs=101)
+
+
+class TestBadWords:
+    def test_a_text_is_meant_with_and_without_a_space(self, model):
+        words = model._engine.samplers._bad_words(GenerationConfig(bad_words=["the", [5, 6], " the"]))
+        texts = [b"".join(map(model.tokenizer.token_bytes, ids)) for ids in words]
+        assert texts[:2] == [b"the", b" the"]
+        assert words[2] == (5, 6)
+        assert len(words) == 3
+
+    def test_ids_beyond_the_vocabulary(self, model):
+        with pytest.raises(InvalidConfigError, match="bad_words has the token id 999999, but the vocabulary's ids are"):
+            model.generate("ab", bad_words=[[5, 999999]])
+
+    def test_greedy_takes_the_next_best(self, model):
+        options = {"temperature": 0, "max_tokens": 1}
+        first = model.complete("ab", **options).token_ids
+        assert model.complete("ab", bad_words=[first], **options).token_ids != first
