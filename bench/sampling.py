@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 
 from densecore.config import GenerationConfig
 
-CONFIGURATIONS: dict[str, dict[str, float]] = {
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "top_k=40 top_p=0.95 rep=1.1": {"top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1},
     "top_p=0.95": {"top_p": 0.95},
@@ -17,6 +18,13 @@ CONFIGURATIONS: dict[str, dict[str, float]] = {
     "temperature alone": {},
     "top_k=2000": {"top_k": 2000},
     "top_p=0.95 min_p=0.01": {"top_p": 0.95, "min_p": 0.01},
+    "greedy ignore_eos": {"temperature": 0.0, "ignore_eos": True},  # the cost of a copy
+    "greedy logprobs 5": {"temperature": 0.0, "logprobs": True, "top_logprobs": 5},
+    "greedy dry": {"temperature": 0.0, "dry_multiplier": 0.8},
+    "top_k=40 xtc": {"top_k": 40, "xtc_probability": 0.5},
+    "top_n_sigma=1": {"top_n_sigma": 1.0},
+    "typical_p=0.9": {"typical_p": 0.9},
+    "mirostat": {"mirostat": 2},
 }
 OFF = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 1}
 
@@ -28,10 +36,11 @@ def random_logits(n_vocab: int, spread: float, count: int = 8) -> np.ndarray:
 
 def median_time(changes: dict, logits: np.ndarray, repeats: int) -> float:
     """Median seconds of one `Sampler.sample` after a prompt of 1000 tokens."""
-    from densecore.sampling import Sampler
+    from densecore.sampling import Sampler, Vocabulary
 
     n_vocab = logits.shape[1]
-    sampler = Sampler(GenerationConfig(**(OFF | changes)), n_vocab, range(min(1000, n_vocab)))
+    config = GenerationConfig(**(OFF | changes))
+    sampler = Sampler(config, n_vocab, range(min(1000, n_vocab)), vocabulary=Vocabulary(eog_ids=frozenset({0, 1})))
     times = []
     for i in range(repeats + 1):  # the first call may have to compile
         start = time.perf_counter()

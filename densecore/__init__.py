@@ -21,6 +21,7 @@ __all__ = [
     "InvalidConfigError",
     "ModelLoadError",
     "TimeoutError",
+    "TokenLogprob",
     "Tokenizer",
     "UnsupportedFeatureError",
     "__version__",
@@ -29,6 +30,7 @@ __all__ = [
 _HOME = {
     "DenseCore": "densecore.llm",
     "GenerationResult": "densecore.llm",
+    "TokenLogprob": "densecore.llm",
     "EngineConfig": "densecore.config",
     "GenerationConfig": "densecore.config",
     "Tokenizer": "densecore.tokenizer",
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
         TimeoutError,
         UnsupportedFeatureError,
     )
-    from densecore.llm import DenseCore, GenerationResult
+    from densecore.llm import DenseCore, GenerationResult, TokenLogprob
     from densecore.tokenizer import Tokenizer
 
 

@@ -5,84 +5,64 @@ Both are frozen and validate themselves: an error names the field, the value it 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from densecore import checks
+from densecore.checks import MAX_INT, integer, number
 from densecore.exceptions import InvalidConfigError
 
-__all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "EngineConfig", "GenerationConfig"]
+__all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "STRUCTURES", "EngineConfig", "GenerationConfig"]
 
 KV_CACHE_DTYPES = ("f16", "f32")
 PINNING_POLICIES = ("scatter", "compact", "off")  # the first two are numbers 0 and 1 of the C API
 
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_LENGTH = 4096  # characters
-MAX_INT = 2**31 - 1
+MAX_CHOICES = 4096
+MAX_CHOICE_LENGTH = 4096
+MAX_BREAKERS = 64
+MAX_BREAKER_LENGTH = 64
+MAX_TOP_LOGPROBS = 100
 MAX_SEED = 2**64 - 1
 MAX_NODE = 1023  # Linux numbers no more NUMA nodes
 
+STRUCTURES = ("json_mode", "json_schema", "regex", "choice", "grammar")  # ways to say what an output must look like
 
-def _integer(name: str, value: Any, minimum: int, maximum: int = MAX_INT) -> int:
-    """`value` as an int within [minimum, maximum]; numpy integers pass, bool and float do not."""
-    try:
-        number = value.__index__() if not isinstance(value, bool) else None
-    except AttributeError:
-        number = None
-    if number is None or not minimum <= number <= maximum:
-        raise InvalidConfigError(f"{name} must be an integer from {minimum} to {maximum}, not {value!r}")
-    return int(number)
-
-
-def _number(name: str, value: Any, minimum: float, maximum: float, *, open_below: bool = False) -> float:
-    """`value` as a finite float within [minimum, maximum], or (minimum, maximum] with `open_below`."""
-    try:
-        number = math.nan if isinstance(value, bool | str) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not minimum <= number <= maximum or (open_below and number == minimum):
-        bracket = "above" if open_below else "from"
-        raise InvalidConfigError(f"{name} must be a number {bracket} {minimum:g} up to {maximum:g}, not {value!r}")
-    return number
-
-
-def _stop_sequences(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    sequences = (value,) if isinstance(value, str) else value
-    try:
-        sequences = tuple(sequences)
-    except TypeError:
-        raise InvalidConfigError(f"stop_sequences must be a list of strings, not {value!r}") from None
-    if len(sequences) > MAX_STOP_SEQUENCES:
-        raise InvalidConfigError(f"stop_sequences may hold {MAX_STOP_SEQUENCES} strings at most, not {len(sequences)}")
-    for sequence in sequences:
-        if not isinstance(sequence, str) or not 0 < len(sequence) <= MAX_STOP_LENGTH:
-            raise InvalidConfigError(
-                f"each of stop_sequences must be a string of 1 to {MAX_STOP_LENGTH} characters, not {sequence!r:.80}"
-            )
-    return sequences
-
-
-def _logit_bias(value: Any) -> dict[int, float]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidConfigError(f"logit_bias must map token ids to numbers, not {value!r:.80}")
-    bias = {}
-    for token_id, amount in value.items():
-        if isinstance(token_id, str) and token_id.isascii() and token_id.isdigit() and len(token_id) < 11:
-            token_id = int(token_id)  # JSON objects have string keys
-        bias[_integer("a token id of logit_bias", token_id, 0)] = _number(
-            f"logit_bias[{token_id}]", amount, -100.0, 100.0
-        )
-    return bias
+# Lowest and highest values of the fields that are numbers; in _ABOVE the lowest itself is not allowed.
+_INTEGERS = {
+    "max_tokens": (1, MAX_INT),
+    "top_k": (0, MAX_INT),
+    "min_tokens": (0, MAX_INT),
+    "top_logprobs": (0, MAX_TOP_LOGPROBS),
+    "dry_allowed_length": (1, MAX_INT),
+    "dry_penalty_last_n": (-1, MAX_INT),
+}
+_NUMBERS = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "top_n_sigma": (0.0, 1000.0),
+    "xtc_probability": (0.0, 1.0),
+    "xtc_threshold": (0.0, 1.0),
+    "repetition_penalty": (0.0, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "dry_multiplier": (0.0, 100.0),
+    "dry_base": (1.0, 100.0),
+    "mirostat_tau": (0.0, 100.0),
+    "mirostat_eta": (0.0, 1.0),
+}
+_ABOVE = ("top_p", "typical_p", "repetition_penalty")
+_FLAGS = ("json_mode", "ignore_eos", "logprobs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How one request is sampled and when it ends.
+    """How one request is sampled and when it ends. docs/SAMPLING.md explains the steps and their order.
 
     Parameters
     ----------
@@ -99,7 +79,28 @@ class GenerationConfig:
     stop_sequences : generation ends before the first of these; no part of one is ever emitted.
     seed : makes sampling repeatable; None draws one.
     timeout : seconds until `TimeoutError`; None waits.
-    json_mode : only valid JSON (in a later version).
+    json_mode : the output is a JSON object.
+    json_schema : the output is JSON that is valid under this schema: a dict, or JSON text.
+    regex : the output matches this regular expression, in the syntax of Rust's ``regex`` crate.
+    choice : the output is one of these strings.
+    grammar : the output follows this grammar, in Lark syntax or GBNF. At most one of these five may be given.
+    typical_p : keep the tokens of most typical surprise that sum to this (Meister et al. 2022); 1 is off.
+    top_n_sigma : keep logits within this many standard deviations of the highest (Tang et al. 2024); 0 is off.
+    xtc_probability, xtc_threshold : how often to leave out all but the least probable of the tokens that have at
+        least the threshold's probability; 0 is off.
+    dry_multiplier, dry_base, dry_allowed_length : subtract ``multiplier * base ** (length - allowed_length)`` from
+        the logit of a token that would lengthen a repetition of `length` tokens; a multiplier of 0 is off.
+    dry_penalty_last_n : tokens to look back at for repetitions; -1 is all, 0 is off.
+    dry_sequence_breakers : a token that contains one of these ends a repetition.
+    mirostat : 2 holds the surprise of the output at `mirostat_tau` bits, learning at the rate `mirostat_eta`
+        (Basu et al. 2020), in place of top-k, top-p and the like; 0 is off.
+    min_tokens : no end of generation before this many tokens.
+    ignore_eos : no end of generation at all, so that max_tokens or a stop sequence decides.
+    bad_words : texts, or lists of token ids, that are never completed.
+    logprobs : return the logarithm of each token's probability, before anything above changes it.
+    top_logprobs : return those of this many of the most probable tokens as well; needs logprobs.
+    logits_processors : functions ``(token_ids, logits) -> logits or None``, called in turn before anything else.
+        `token_ids` is a list of prompt and output, `logits` (n_vocab,) float32, to change or to replace.
     """
 
     max_tokens: int = 256
@@ -115,28 +116,87 @@ class GenerationConfig:
     logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
     seed: int | None = None
     timeout: float | None = None
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    choice: SequenceOf[str] | None = None
+    grammar: str | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: SequenceOf[str] | None = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    bad_words: SequenceOf[str | SequenceOf[int]] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logits_processors: SequenceOf[Callable[..., Any]] | None = None
 
     def __post_init__(self) -> None:
-        checked = {
-            "max_tokens": _integer("max_tokens", self.max_tokens, 1),
-            "temperature": _number("temperature", self.temperature, 0.0, 100.0),
-            "top_p": _number("top_p", self.top_p, 0.0, 1.0, open_below=True),
-            "top_k": _integer("top_k", self.top_k, 0),
-            "min_p": _number("min_p", self.min_p, 0.0, 1.0),
-            "repetition_penalty": _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_below=True),
-            "presence_penalty": _number("presence_penalty", self.presence_penalty, -100.0, 100.0),
-            "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -100.0, 100.0),
-            "stop_sequences": _stop_sequences(self.stop_sequences),
-            "logit_bias": _logit_bias(self.logit_bias),
+        checked: dict[str, Any] = {
+            "stop_sequences": checks.strings(
+                "stop_sequences", self.stop_sequences, MAX_STOP_SEQUENCES, MAX_STOP_LENGTH
+            ),
+            "logit_bias": checks.logit_bias(self.logit_bias),
+            "dry_sequence_breakers": checks.strings(
+                "dry_sequence_breakers", self.dry_sequence_breakers, MAX_BREAKERS, MAX_BREAKER_LENGTH
+            ),
+            "bad_words": checks.bad_words(self.bad_words),
+            "logits_processors": checks.callables("logits_processors", self.logits_processors),
         }
+        for name, (lowest, highest) in _INTEGERS.items():
+            checked[name] = integer(name, getattr(self, name), lowest, highest)
+        for name, (least, most) in _NUMBERS.items():
+            checked[name] = number(name, getattr(self, name), least, most, open_below=name in _ABOVE)
+        for name in _FLAGS:
+            checked[name] = checks.flag(name, getattr(self, name))
         if self.seed is not None:
-            checked["seed"] = _integer("seed", self.seed, 0, MAX_SEED)
+            checked["seed"] = integer("seed", self.seed, 0, MAX_SEED)
         if self.timeout is not None:
-            checked["timeout"] = _number("timeout", self.timeout, 0.0, 1e9, open_below=True)
-        if not isinstance(self.json_mode, bool):
-            raise InvalidConfigError(f"json_mode must be True or False, not {self.json_mode!r}")
-        for name, value in checked.items():
+            checked["timeout"] = number("timeout", self.timeout, 0.0, 1e9, open_below=True)
+        for name, value in (checked | self._checked_structure()).items():
             object.__setattr__(self, name, value)
+        self._check_combinations()
+
+    def _checked_structure(self) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        if self.json_schema is not None:
+            checked["json_schema"] = checks.json_schema(self.json_schema)
+        if self.choice is not None:
+            checked["choice"] = checks.strings("choice", self.choice, MAX_CHOICES, MAX_CHOICE_LENGTH)
+            if not 0 < sum(map(len, checked["choice"])) <= checks.MAX_GRAMMAR_LENGTH:
+                raise InvalidConfigError(
+                    f"choice must hold at least one string, and {checks.MAX_GRAMMAR_LENGTH} characters at most"
+                )
+        for name in ("regex", "grammar"):
+            if getattr(self, name) is not None:
+                checked[name] = checks.text(name, getattr(self, name))
+        return checked
+
+    def _check_combinations(self) -> None:
+        given = [name for name in STRUCTURES if getattr(self, name) not in (None, False)]
+        if len(given) > 1:
+            raise InvalidConfigError(f"{' and '.join(given)} exclude each other: give one of them")
+        if given and self.ignore_eos:
+            raise InvalidConfigError(f"ignore_eos cannot be had with {given[0]}, whose output has an end")
+        if self.mirostat not in (0, 2) or isinstance(self.mirostat, bool):
+            raise InvalidConfigError(f"mirostat must be 0 (off) or 2, not {self.mirostat!r}")
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidConfigError("top_logprobs needs logprobs=True")
+        if self.min_tokens > self.max_tokens:
+            raise InvalidConfigError(f"min_tokens is {self.min_tokens}, more than max_tokens, {self.max_tokens}")
+
+    @property
+    def structure(self) -> tuple[str, Any] | None:
+        """Which of `STRUCTURES` was given, and its value; None if the output is free."""
+        return next(((name, getattr(self, name)) for name in STRUCTURES if getattr(self, name)), None)
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -172,13 +232,13 @@ class EngineConfig:
     kv_cache_dtype: str = "f16"
 
     def __post_init__(self) -> None:
-        _integer("threads", self.threads, 0, 4096)
-        _integer("numa_node_id", self.numa_node_id, -1, MAX_NODE)
-        _integer("max_num_seqs", self.max_num_seqs, 1, 4096)
-        _integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
-        _integer("block_size", self.block_size, 1, 1024)
+        integer("threads", self.threads, 0, 4096)
+        integer("numa_node_id", self.numa_node_id, -1, MAX_NODE)
+        integer("max_num_seqs", self.max_num_seqs, 1, 4096)
+        integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
+        integer("block_size", self.block_size, 1, 1024)
         if self.max_model_len is not None:
-            _integer("max_model_len", self.max_model_len, 1)
+            integer("max_model_len", self.max_model_len, 1)
         if self.pinning not in PINNING_POLICIES:
             raise InvalidConfigError(f"pinning must be one of {', '.join(PINNING_POLICIES)}, not {self.pinning!r}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from densecore.config import EngineConfig, GenerationConfig
+from densecore.checks import integer
+from densecore.config import MAX_SEED, EngineConfig, GenerationConfig
 from densecore.engine import Engine
+from densecore.engine.logprobs import TokenLogprob, describe
 from densecore.engine.sequence import Event, Finished, TextDelta, Timings, Usage
 from densecore.exceptions import InvalidConfigError, UnsupportedFeatureError
 from densecore.gguf import GGUFFile
@@ -27,7 +30,11 @@ from densecore.tokenizer import ChatTemplate, Tokenizer
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["DenseCore", "GenerationResult", "TextStream"]
+__all__ = ["DenseCore", "GenerationResult", "TextStream", "TokenLogprob"]
+
+MAX_ANSWERS = 128  # as in the OpenAI API
+
+_Describer = Callable[..., list[TokenLogprob]]
 
 
 class _FromConfig:
@@ -48,9 +55,9 @@ class GenerationResult:
     ----------
     text : what was generated, without stop sequences.
     token_ids : its tokens, the end-of-generation token included where there was one.
-    finish_reason : ``stop`` (end of generation, or a stop sequence) or ``length``.
+    finish_reason : ``stop`` (end of generation or of the grammar, or a stop sequence) or ``length``.
     usage : numbers of tokens.
-    logprobs : None; log-probabilities come in a later version.
+    logprobs : one for each of `token_ids`, with ``logprobs=True``; else None.
     timings : seconds and rates.
     """
 
@@ -58,7 +65,7 @@ class GenerationResult:
     token_ids: list[int]
     finish_reason: str
     usage: Usage
-    logprobs: None
+    logprobs: list[TokenLogprob] | None
     timings: Timings
 
 
@@ -70,6 +77,7 @@ class TextStream(Iterator[str]):
 
     def __init__(self, engine: Engine, prompt_ids: SequenceOf[int], config: GenerationConfig) -> None:
         self._engine = engine
+        self._describe = functools.partial(describe, tokenizer=engine.tokenizer) if config.logprobs else None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._parts: list[str] = []
         self._closed = False
@@ -88,7 +96,7 @@ class TextStream(Iterator[str]):
             self._parts.append(event.text)
             return event.text
         self._closed = True
-        self.result = _result(event, "".join(self._parts))
+        self.result = _result(event, "".join(self._parts), self._describe)
         raise StopIteration
 
     def close(self) -> None:
@@ -109,11 +117,12 @@ class TextStream(Iterator[str]):
                 self.close()
 
 
-def _result(event: Finished, text: str) -> GenerationResult:
+def _result(event: Finished, text: str, describer: _Describer | None = None) -> GenerationResult:
     """The result of a request that ended, or its error."""
     if event.error is not None:
         raise event.error
-    return GenerationResult(text, list(event.token_ids), str(event.finish_reason), event.usage, None, event.timings)
+    logprobs = describer(event.logprobs) if describer else None
+    return GenerationResult(text, list(event.token_ids), str(event.finish_reason), event.usage, logprobs, event.timings)
 
 
 class DenseCore:
@@ -213,6 +222,18 @@ class DenseCore:
         """As `generate`, with token ids, finish reason, usage and timings; `prompt` may be token ids."""
         return _drain(self._stream(self._prompt_ids(prompt), config, options))
 
+    def complete_n(
+        self, prompt: str | SequenceOf[int], n: int, config: GenerationConfig | None = None, **options: Any
+    ) -> list[GenerationResult]:
+        """`n` answers to one prompt, computed together; with a seed, answer i is what `complete` gives for seed + i."""
+        config = _generation_config(config, options)
+        prompt_ids = self._prompt_ids(prompt)
+        streams: list[TextStream] = []
+        with contextlib.ExitStack() as stack:  # where one fails, the others end
+            for index in range(integer("n", n, 1, MAX_ANSWERS)):
+                streams.append(stack.enter_context(self._stream(prompt_ids, _for_answer(config, index), {})))
+            return [_drain(stream) for stream in streams]
+
     def stream(self, prompt: str | SequenceOf[int], **kwargs: Any) -> TextStream:
         """Iterate over the new text as it is generated; arguments as for `generate`.
 
@@ -224,12 +245,15 @@ class DenseCore:
     async def stream_async(self, prompt: str | SequenceOf[int], **kwargs: Any) -> AsyncIterator[str]:
         """As `stream`, for asyncio: computing does not block the event loop."""
         config = _generation_config(kwargs.pop("config", None), kwargs)
+        prompt_ids = self._prompt_ids(prompt)
+        if config.structure:  # compile the grammar where it blocks nobody; it is kept for `submit`
+            await asyncio.to_thread(self._engine.samplers.constraint, config)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def emit(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        sequence = self._engine.submit(self._prompt_ids(prompt), config, emit)
+        sequence = self._engine.submit(prompt_ids, config, emit)
         try:
             while isinstance(event := await events.get(), TextDelta):
                 yield event.text
@@ -375,6 +399,13 @@ def _drain(stream: TextStream) -> GenerationResult:
     return stream.result
 
 
+def _for_answer(config: GenerationConfig, index: int) -> GenerationConfig:
+    """The settings of answer `index` to a prompt: each has a seed of its own."""
+    if config.seed is None:
+        return config
+    return dataclasses.replace(config, seed=(config.seed + index) % (MAX_SEED + 1))
+
+
 def _given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not _FROM_CONFIG}
 
@@ -398,10 +429,7 @@ def _generation_config(config: GenerationConfig | None, options: Mapping[str, An
     if config is not None and not isinstance(config, GenerationConfig):
         raise InvalidConfigError(f"config must be a GenerationConfig, not {type(config).__name__}")
     _reject_unknown("argument", options, GenerationConfig.names())
-    merged = dataclasses.replace(config or GenerationConfig(), **options)
-    if merged.json_mode:
-        _later("json_mode")
-    return merged
+    return dataclasses.replace(config or GenerationConfig(), **options)
 
 
 def _engine_config(threads: int, options: Mapping[str, Any]) -> EngineConfig:

@@ -180,7 +180,7 @@ class Chat:
         name, _, value = argument.partition(" ")
         if not name:
             for known, current in self._conversation.settings().items():
-                say(f"{known:<20}{current}")
+                say(f"{known:<22}{current}")
         elif not value.strip():
             raise InvalidConfigError("/set needs a name and a value, such as /set temperature 0.2")
         else:

@@ -32,15 +32,27 @@ _SAMPLING_HELP = {
     "top_k": "choose among the K most probable tokens only; 0 is off",
     "top_p": "choose among the most probable tokens that together have probability P; 1 is off",
     "min_p": "drop tokens less probable than this fraction of the most probable one; 0 is off",
+    "typical_p": "choose among the tokens of most typical surprise that together have probability P; 1 is off",
+    "top_n_sigma": "drop tokens this many standard deviations of the logits below the highest; 0 is off",
+    "xtc_probability": "how often to leave out the most probable tokens; 0 is off",
+    "xtc_threshold": "which ones: those that have this probability, but for the least probable of them",
+    "mirostat": "2 holds the surprise of the text constant, instead of the filters above; 0 is off",
+    "mirostat_tau": "that surprise, in bits a token",
+    "mirostat_eta": "how fast mirostat learns",
     "repetition_penalty": "above 1: make tokens of prompt and output less probable; 1 is off",
     "presence_penalty": "subtracted from the logits of tokens in the output; 0 is off",
     "frequency_penalty": "the same, for each time that a token occurs in the output; 0 is off",
+    "dry_multiplier": "strength of the penalty for what would lengthen a repetition (DRY); 0 is off",
+    "dry_base": "by what that penalty grows with each repeated token",
+    "dry_allowed_length": "length of repetitions, in tokens, that get the multiplier as it is; shorter ones are free",
+    "dry_penalty_last_n": "tokens to look back at for repetitions; -1 is all",
+    "min_tokens": "no end of generation before this many tokens",
     "seed": "makes sampling repeatable",
     "timeout": "give up after this many seconds",
 }
 _ENGINE_NAMES = ("threads", "max_model_len", "kv_cache_dtype", "pinning", "numa_node_id")
 _SAMPLING_NAMES = {"max_tokens": ["-n", "--max-tokens"]}
-_INTEGERS = ("max_tokens", "top_k", "seed")
+_INTEGERS = ("max_tokens", "top_k", "seed", "mirostat", "dry_allowed_length", "dry_penalty_last_n", "min_tokens")
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +150,44 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> 
         metavar="ID=VALUE",
         help="add VALUE (-100 to 100) to the logit of token ID; may be given several times",
     )
-    group.add_argument("--json-mode", action="store_true", default=None, help="only valid JSON")
+    group.add_argument(
+        "--dry-sequence-breaker",
+        dest="dry_sequence_breakers",
+        action="append",
+        metavar="TEXT",
+        help='repetitions end at tokens with this text; may be given several times (default: line break : " *)',
+    )
+    group.add_argument(
+        "--bad-word",
+        dest="bad_words",
+        action="append",
+        metavar="TEXT",
+        help="text that is not to be written, by tokens; may be given several times",
+    )
+    group.add_argument("--ignore-eos", action="store_true", default=None, help="no end of generation by the model")
+    _add_structure_arguments(parser)
+
+
+def _add_structure_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the output must look like: one of these."""
+    group = parser.add_argument_group("structured output").add_mutually_exclusive_group()
+    group.add_argument(
+        "--json", "--json-mode", dest="json_mode", action="store_true", default=None, help="a JSON object"
+    )
+    group.add_argument("--json-schema", type=_file_text, metavar="FILE", help="JSON that is valid under this schema")
+    group.add_argument("--regex", metavar="REGEX", help="text that matches a regular expression")
+    group.add_argument("--choice", action="append", metavar="TEXT", help="one of the texts; give it several times")
+    group.add_argument(
+        "--grammar", type=_file_text, metavar="FILE", help="text that follows a grammar, in Lark syntax or GBNF"
+    )
+
+
+def _file_text(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text("utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {reason}") from None
 
 
 def _logit_bias(text: str) -> tuple[int, float]:
@@ -151,7 +200,8 @@ def _logit_bias(text: str) -> tuple[int, float]:
 
 def generation_config(args: argparse.Namespace, **defaults: Any) -> GenerationConfig:
     """The sampling settings: what was given, else `defaults`, else `GenerationConfig`'s. Wrong values: status 2."""
-    given = {name: getattr(args, name) for name in GenerationConfig.names() if getattr(args, name) is not None}
+    values = {name: getattr(args, name, None) for name in GenerationConfig.names()}
+    given = {name: value for name, value in values.items() if value is not None}
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
     try:

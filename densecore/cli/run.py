@@ -30,6 +30,7 @@ EXAMPLES = """\
   densecore run -m model.gguf -n 64 --temperature 0 "The capital of France is"
   densecore run -m model.gguf --no-echo --quiet < prompt.txt > answer.txt
   densecore run "def f(x):" --stop $'\\n\\n' --seed 1
+  densecore run -m model.gguf --json-schema person.json "Somebody famous, as JSON: "
 
 The prompt is continued as it is, without a chat template (see densecore chat). From a pipe, one line break at its
 end is dropped. stdout gets the text, with a line break at the end; stderr gets the figures.

@@ -16,13 +16,13 @@ from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.memory import available_memory
 from densecore.engine.metrics import Metrics
 from densecore.engine.runner import Runner
+from densecore.engine.samplers import SamplerFactory
 from densecore.engine.scheduler import Scheduled, Scheduler
 from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError
 from densecore.models import KVCache, Model
 from densecore.precompile import precompile
-from densecore.sampling import Sampler
 from densecore.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
@@ -46,6 +46,7 @@ class Engine:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         # Some models have more rows than tokens, to round the number up; such a row is never sampled.
         self.n_vocab = min(model.config.n_vocab, tokenizer.n_vocab)
+        self.samplers = SamplerFactory(tokenizer, self.n_vocab)
         self.max_model_len, num_blocks = self._plan_cache()
         self.cache = KVCache(model.config, num_blocks, config.block_size, config.kv_cache_dtype)
         self.scheduler = Scheduler(
@@ -61,21 +62,30 @@ class Engine:
     # ------------------------------------------------------------------ any thread
 
     def submit(self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]) -> Sequence:
-        """Queue a request; its events go to `emit`, which is called on the kernel thread and must not block."""
+        """Queue a request; its events go to `emit`, which is called on the kernel thread and must not block.
+
+        A grammar is compiled before it is queued: that may take a second, and raises InvalidConfigError.
+        """
         self._check_open()
         if len(prompt_ids) >= self.max_model_len:
             raise InvalidConfigError(
                 f"the prompt has {len(prompt_ids)} tokens, and the context is {self.max_model_len} tokens for prompt "
                 "and output together: shorten the prompt, or raise max_model_len where the model allows it"
             )
+        sampler = self.samplers.create(config, prompt_ids)
         sequence = Sequence(
             prompt_ids=prompt_ids,
             config=config,
-            sampler=Sampler(config, self.n_vocab, prompt_ids),
-            text=TextAssembler(self.tokenizer.detokenizer(prompt_ids), tuple(config.stop_sequences or ())),
+            sampler=sampler,
+            text=TextAssembler(
+                self.tokenizer.detokenizer(prompt_ids, keep_first_space=config.structure is not None),
+                tuple(config.stop_sequences or ()),
+            ),
             emit=self._counted(emit),
             max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
             eog_ids=self.tokenizer.eog_ids,
+            constraint=sampler.constraint,
+            logprobs=sampler.logprobs,
         )
         self._inbox.append(sequence)
         self.metrics.submitted()

@@ -12,7 +12,7 @@ from enum import Enum
 
 from densecore.config import GenerationConfig
 from densecore.engine.text import TextAssembler
-from densecore.sampling import Sampler
+from densecore.sampling import Constraint, Sampler, TokenLogprobs
 
 __all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
 
@@ -65,9 +65,13 @@ class Timings:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New text, never empty: whole characters, no part of a stop sequence."""
+    """New text, never empty: whole characters, no part of a stop sequence.
+
+    `logprobs` are of the tokens since the delta before, whose text may be held back in part, if they were asked for.
+    """
 
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Finished:
     usage: Usage
     timings: Timings
     error: Exception | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of all tokens, if they were asked for
 
 
 Event = TextDelta | Finished
@@ -98,12 +103,15 @@ class Sequence:
     emit: Callable[[Event], None]
     max_output: int  # tokens, within both max_tokens and the context
     eog_ids: frozenset[int] = frozenset()
+    constraint: Constraint | None = None  # the sampler's grammar, which may come to its end
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # the sampler's: of the output so far
 
     seq_id: int = field(default_factory=_ids.__next__)
     status: Status = Status.WAITING
     token_ids: list[int] = field(default_factory=list)  # prompt, then output
     block_table: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
+    num_sent_logprobs: int = 0
     aborted: bool = False  # set from any thread; the scheduler acts on it
     created: float = field(default_factory=time.perf_counter)
     started: float | None = None
@@ -136,7 +144,7 @@ class Sequence:
             return "stop"
         delta = self.text.push(token_id)
         self._send_text(delta)
-        if self.text.stopped:
+        if self.text.stopped or (self.constraint is not None and self.constraint.is_complete):
             return "stop"
         return "length" if self.num_output_tokens >= self.max_output else None
 
@@ -148,11 +156,13 @@ class Sequence:
         if error is None:
             self._send_text(self.text.flush())
         usage = Usage(len(self.prompt_ids), self.num_output_tokens)
-        self._send(Finished(finish_reason, tuple(self.output_ids), usage, self._timings(), error))
+        logprobs = tuple(self.logprobs[: self.num_output_tokens])
+        self._send(Finished(finish_reason, tuple(self.output_ids), usage, self._timings(), error, logprobs))
 
     def _send_text(self, text: str) -> None:
         if text:
-            self._send(TextDelta(text))
+            first, self.num_sent_logprobs = self.num_sent_logprobs, self.num_output_tokens
+            self._send(TextDelta(text, tuple(self.logprobs[first : self.num_output_tokens])))
 
     def _send(self, event: Event) -> None:
         """A receiver that fails ends its own request, and no other."""

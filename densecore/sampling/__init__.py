@@ -1,5 +1,9 @@
 """From logits to token ids."""
 
+from densecore.sampling.constraint import Constraint
+from densecore.sampling.grammar import GrammarCompiler, TokenTable
+from densecore.sampling.logprobs import TokenLogprobs
+from densecore.sampling.restrictions import Vocabulary
 from densecore.sampling.sampler import Sampler
 
-__all__ = ["Sampler"]
+__all__ = ["Constraint", "GrammarCompiler", "Sampler", "TokenLogprobs", "TokenTable", "Vocabulary"]

@@ -2,20 +2,25 @@
 
 The order of operations, and why:
 
-1. **Logit bias** (``logit_bias``) speaks of raw logits, so it comes before anything that depends on them.
-2. **Repetition penalty** (CTRL, Keskar et al. 2019; tokens of prompt and output): positive logits are divided by it,
+1. **Logits processors** of the user see what the model computed, and what they do is not undone.
+2. **Restrictions**: what a grammar, bad words, `ignore_eos` or `min_tokens` forbid gets the logit -inf, so that nothing
+   that follows counts it.
+3. **Logit bias** (``logit_bias``) speaks of raw logits, so it comes before anything that depends on them.
+4. **Repetition penalty** (CTRL, Keskar et al. 2019; tokens of prompt and output): positive logits are divided by it,
    negative ones multiplied. It looks at a logit's sign, so it must come before the subtractions that move it.
-3. **Presence and frequency penalties** (OpenAI's API; tokens of the output alone): subtracted once, and once per
-   occurrence, in logits as the API defines them, hence before temperature.
-4. **Temperature** divides logits. 0 is greedy: the highest score after steps 1 to 3, the lowest id among equals.
-5. **Top-k**, then **top-p** (Holtzman et al. 2020) on what top-k kept, renormalised, then **min-p** (Nguyen et al.
+5. **Presence and frequency penalties** (OpenAI's API; tokens of the output alone): subtracted once, and once per
+   occurrence, in logits as the API defines them, hence before temperature. Then **DRY**: see dry.py.
+6. **Temperature** divides logits. 0 is greedy: the highest score after steps 1 to 5, the lowest id among equals.
+7. **Top-k**, then **top-p** (Holtzman et al. 2020) on what top-k kept, renormalised, then **min-p** (Nguyen et al.
    2024): transformers' order. They follow temperature, since top-p and min-p are about probabilities that are drawn.
-6. **The draw**: the token at which the sum of kept probabilities, most probable first, passes a random number in
+   Rarer filters, or mirostat in place of all: see filters.py.
+8. **The draw**: the token at which the sum of kept probabilities, most probable first, passes a random number in
    [0, 1). For the i-th token of the output it is number i of the sequence that belongs to the seed: see rng.py. So a
    request's text depends on its seed and its own logits only, never on what else is in the batch.
 
 Among equally probable tokens the lower id comes first, in the filters as in the draw. densecore.kernels.sampling
-holds both a readable numpy version of these steps and the fast one.
+holds both a readable numpy version of steps 3 to 8 and the fast one, which requests take that ask for nothing else;
+the other steps work on a copy of the logits.
 """
 
 from __future__ import annotations
@@ -28,11 +33,18 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
-from densecore.kernels.sampling import NOT_FINITE, Settings, Workspace, sample
+from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, Workspace, edit_ref, sample
+from densecore.sampling.dry import Dry
 from densecore.sampling.edits import EditTable
-from densecore.sampling.rng import uniform
+from densecore.sampling.filters import Filters, Mirostat
+from densecore.sampling.logprobs import TokenLogprobs, log_probabilities
+from densecore.sampling.processors import process
+from densecore.sampling.restrictions import Restrictions, Vocabulary
+from densecore.sampling.rng import splitmix64, uniform
 
 __all__ = ["Sampler"]
+
+_XTC_STREAM = 1  # which other sequence of random numbers XTC has
 
 
 class Sampler:
@@ -42,8 +54,14 @@ class Sampler:
     ----------
     config : the request's settings; without a seed, one is drawn from the operating system.
     n_vocab : length of the logits.
-    prompt_ids : the prompt, which the repetition penalty counts as seen.
+    prompt_ids : the prompt, which repetition penalty, DRY, bad words and logits processors see.
+    vocabulary : what tokens mean; without it none ends a generation.
     name : of the request, for error messages.
+
+    Attributes
+    ----------
+    constraint : the grammar that the output follows, or None.
+    logprobs : (num_output,) of the tokens so far, if the request asks for them; `accept` adds none.
 
     Raises
     ------
@@ -57,6 +75,7 @@ class Sampler:
         n_vocab: int,
         prompt_ids: Iterable[int] = (),
         *,
+        vocabulary: Vocabulary | None = None,
         name: str = "the request",
     ) -> None:
         if n_vocab < 1:
@@ -65,6 +84,9 @@ class Sampler:
         self.n_vocab = n_vocab
         self.seed = secrets.randbits(64) if config.seed is None else config.seed
         self.num_output = 0
+        self.logprobs: list[TokenLogprobs] = []
+        self._token_ids = list(prompt_ids)
+        self._config = config
         self._settings = Settings(
             temperature=config.temperature,
             top_k=config.top_k,
@@ -77,33 +99,93 @@ class Sampler:
         self._has_penalties = self._settings[4:] != (1.0, 0.0, 0.0)
         self._table = EditTable(n_vocab, config.logit_bias or {})
         if config.repetition_penalty != 1:
-            self._table.see_prompt(prompt_ids)
+            self._table.see_prompt(self._token_ids)
+        self._set_up_rare_steps(config, vocabulary or Vocabulary())
+
+    def _set_up_rare_steps(self, config: GenerationConfig, vocabulary: Vocabulary) -> None:
+        """Those that most requests do without; None stands for them there."""
+        self.constraint = vocabulary.constraint
+        ends_later = (config.ignore_eos or config.min_tokens > 0) and vocabulary.eog_ids
+        restricted = vocabulary.bad_words or self.constraint is not None or ends_later
+        self._restrictions = Restrictions(config, vocabulary) if restricted else None
+        self._dry = Dry(config, vocabulary.is_breaker) if config.dry_multiplier > 0 else None
+        self._mirostat: Mirostat | None = None
+        self._filters: Filters | None = None
+        if config.temperature > 0 and config.mirostat:
+            self._mirostat = Mirostat(config.temperature, config.mirostat_tau, config.mirostat_eta)
+        elif config.temperature > 0:
+            self._filters = Filters.of(config)
 
     def sample(self, logits: np.ndarray) -> int:
         """Draw the next token from logits (n_vocab,) float32, which stay as they are, and `accept` it.
 
-        Raises InferenceError if logits are NaN or +inf, or all -inf: -inf masks a token, and one must be left.
+        Raises InferenceError if logits are NaN or +inf, or all -inf: -inf masks a token, and one must be left. Also
+        if a logits processor fails, or the grammar.
         """
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
         # Any other layout, or read-only memory, would compile the kernel a second time: copy it instead.
         logits = np.require(logits, np.float32, ("C", "W"))
-        u = uniform(self.seed, self.num_output)
-        table = self._table
-        token_id = sample(logits, _workspace(self.n_vocab), self._settings, table.edits, len(table), u)
-        if token_id < 0:
-            raise InferenceError(f"{self.name}: {_complaint(logits, token_id)}")
+        token_id = self._draw(self._allowed(logits), uniform(self.seed, self.num_output))
+        if self._config.logprobs:
+            self.logprobs.append(log_probabilities(logits, token_id, self._config.top_logprobs))
         self.accept(token_id)
         return token_id
 
     def accept(self, token_id: int) -> None:
         """Count a token as output. `sample` does so; others do when tokens come from elsewhere.
 
-        For instance, an interrupted request goes on with a new sampler once its output so far is accepted.
+        For instance, an interrupted request goes on with a new sampler once its output so far is accepted. Mirostat
+        alone also learns from each draw, so that it needs its own sampler to go on.
         """
         self.num_output += 1
+        self._token_ids.append(token_id)
         if self._has_penalties:
             self._table.see_output(token_id)
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
+
+    def _allowed(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (n_vocab,) after processors and restrictions: a copy, unless there are none."""
+        processors = self._config.logits_processors
+        if not processors and self._restrictions is None:
+            return logits
+        self._check(logits)
+        logits = logits.copy()
+        if processors:
+            logits = process(processors, self._token_ids, logits, self.name)
+        if self._restrictions is not None:
+            self._restrictions.apply(logits, self._token_ids, self.num_output)
+        return logits
+
+    def _draw(self, logits: np.ndarray, u: float) -> int:
+        table = self._table
+        if self._dry is None and self._filters is None and self._mirostat is None:
+            return self._draw_fast(logits, table, u)
+        self._check(logits)
+        scores = edit_ref(logits, self._settings, table.edits, len(table))
+        if self._dry is not None:
+            for token_id, penalty in self._dry.penalties(self._token_ids).items():
+                scores[token_id] -= np.float32(penalty)
+        if self._mirostat is not None:
+            return self._mirostat.draw(scores, u)
+        if self._filters is not None:
+            return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
+        return self._draw_fast(scores, EditTable(self.n_vocab, {}), u)
+
+    def _draw_fast(self, logits: np.ndarray, table: EditTable, u: float) -> int:
+        token_id = sample(logits, _workspace(self.n_vocab), self._settings, table.edits, len(table), u)
+        if token_id < 0:
+            raise InferenceError(f"{self.name}: {_complaint(logits, token_id)}")
+        return token_id
+
+    def _check(self, logits: np.ndarray) -> None:
+        """What the kernel checks, for logits that do not come to it as they are."""
+        highest = logits.max()
+        if not highest < np.inf:  # NaN too
+            raise InferenceError(f"{self.name}: {_complaint(logits, NOT_FINITE)}")
+        if highest == -np.inf:
+            raise InferenceError(f"{self.name}: {_complaint(logits, ALL_MASKED)}")
 
 
 _scratch = threading.local()

@@ -23,10 +23,18 @@ class IncrementalDetokenizer:
     what `flush` returns, are the decoding of all ids; bytes that are not UTF-8 become U+FFFD.
 
     `prompt_ids` came before and are not repeated, but decide whether the first space belongs to the text and may
-    have begun a character. With `skip_special` control tokens do not show.
+    have begun a character. With `skip_special` control tokens do not show. With `keep_first_space` a space that a
+    text begins with counts as text, as it does for a grammar, which sees the tokens alone.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), *, skip_special: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        *,
+        skip_special: bool = True,
+        keep_first_space: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -34,6 +42,7 @@ class IncrementalDetokenizer:
         self._at_start = tail == 0
         for token_id in prompt_ids[tail:]:
             self.push(token_id)
+        self._at_start = self._at_start and not keep_first_space
 
     def push(self, token_id: int) -> str:
         """The text that is complete with this token; often a word, sometimes nothing.

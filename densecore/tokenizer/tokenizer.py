@@ -144,9 +144,11 @@ class Tokenizer:
         pieces = [detokenizer.push(token_id) for token_id in ids]
         return "".join(pieces) + detokenizer.flush()
 
-    def detokenizer(self, prompt_ids: Sequence[int] = (), *, skip_special: bool = True) -> IncrementalDetokenizer:
+    def detokenizer(
+        self, prompt_ids: Sequence[int] = (), *, skip_special: bool = True, keep_first_space: bool = False
+    ) -> IncrementalDetokenizer:
         """A decoder for the ids that follow `prompt_ids`, one at a time."""
-        return IncrementalDetokenizer(self, prompt_ids, skip_special=skip_special)
+        return IncrementalDetokenizer(self, prompt_ids, skip_special=skip_special, keep_first_space=keep_first_space)
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token contributes to the text: not always whole characters; nothing for control tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -82,6 +83,23 @@ def test_logit_bias_rules_tokens_out(cli: Cli, builtin: DenseCore) -> None:
     assert out != greedy_text(builtin, "import os") + "\n"
 
 
+def test_structured_output(cli: Cli, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "digits.gbnf"
+    schema.write_text('{"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 9}, "maxItems": 4}')
+    grammar.write_text('root ::= "v" [0-9]{2,3} "\\n"\n')
+    assert isinstance(json.loads(cli("run", "x = ", "--json", "--seed", "1").out), dict)
+    assert set(json.loads(cli("run", "x = ", "--json-schema", schema).out)) <= set(range(1, 10))
+    assert re.fullmatch("[ab]{5}\n", cli("run", "x = ", "--regex", "[ab]{5}").out)
+    assert cli("run", "x = ", "--choice", "yes", "--choice", "no").out in ("yes\n", "no\n")
+    assert re.fullmatch("v[0-9]{2,3}\n", cli("run", "x = ", "--grammar", grammar).out)
+
+
+def test_bad_words_and_no_end(cli: Cli, builtin: DenseCore) -> None:
+    first = builtin.complete("import os", max_tokens=1, temperature=0.0).text
+    out = cli("run", "import os", *GREEDY, "--bad-word", first, "--ignore-eos", "--min-tokens", "3").out
+    assert not out.startswith(first)
+
+
 def test_defaults_of_the_builtin_model_hold_for_it_alone(cli: Cli) -> None:
     from densecore.cli.options import generation_config
 
@@ -100,13 +118,13 @@ def test_defaults_of_the_builtin_model_hold_for_it_alone(cli: Cli) -> None:
         (["-m", "{tmp}/short.gguf", "x"], "", "short.gguf"),
         ([], b"\xff\xfe", "standard input is not UTF-8"),
         (["x" * 3000], "", "context"),
-        (["x", "--json-mode"], "", "json_mode"),
+        (["x", "--regex", "("], "", "regex cannot be used"),
         (["x", "--logit-bias", "99999=1"], "", "99999"),
         (["x", "--ctx-size", "100000"], "", "256"),
         (["x", "-n", "200", "--timeout", "0.000001"], "", "increase timeout"),
     ],
     ids=[
-        "no such file", "directory", "not GGUF", "truncated", "not UTF-8", "too long", "json mode",
+        "no such file", "directory", "not GGUF", "truncated", "not UTF-8", "too long", "wrong regex",
         "bias of an unknown token", "context too long", "timeout",
     ],
 )  # fmt: skip

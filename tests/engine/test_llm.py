@@ -191,7 +191,6 @@ class TestArguments:
         for call in (
             lambda: tiny.embed("a"),
             lambda: tiny.embed_batch(["a"]),
-            lambda: tiny.generate("a", json_mode=True),
             lambda: DenseCore(tiny_path, draft_model_path="draft.gguf"),
             lambda: DenseCore.from_pretrained("some/repo"),
         ):
