@@ -7,10 +7,12 @@ the bits of `vec_dot`, however many tokens a tile has and however the rows are c
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba.extending import overload
 
-from .cache import INLINED_OPTIONS
+from .cache import INLINED_OPTIONS, inlined
 from .gemv import multiply_few
 from .panel import RUN, STRETCH, Panel
 from .simd import (
@@ -39,16 +41,39 @@ FEW = 4  # tokens: fewer do without panels
 TOKENS = 256  # that pass by a panel before the next rows are unpacked
 
 
-def multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place):
+class Ahead(NamedTuple):
+    """Bytes of the weights that are read next, and how many lines of them are asked for with each run.
+
+    All at once they would wait for each other: a core has only some dozens of requests to memory under way.
+    """
+
+    place: int
+    end: int
+    lines: int
+
+
+@inlined
+def ask(w, ahead):
+    """Prefetch the next lines; returns what is left."""
+    place = ahead.place
+    for _ in range(ahead.lines):
+        if place < ahead.end:
+            prefetch_far(w, place)
+            place += 64
+    return Ahead(place, ahead.end, ahead.lines)
+
+
+def multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place, w, ahead):
     """Compiled code only: add the products of `num_blocks` blocks of a panel with `columns` tokens to a tile of acc.
 
     token, block : the first token of x, and its block that belongs to the panel's first
     acc, place : float32 (..., TILE_ROWS), one token after the other from element `place`
+    w, ahead : what to prefetch meanwhile; returns what is left of it
     """
 
 
 @overload(multiply_panel, jit_options=INLINED_OPTIONS, prefer_literal=True)
-def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place):
+def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place, w, ahead):
     columns, qk, how = columns.literal_value, fmt.format.qk, fmt.format.unpacked
     steps, scales, is_signed, has_minimum = how.steps, how.scales, how.is_signed, how.has_minimum
     bias, factor, num_runs, has_m = how.bias, how.factor or 0, qk // RUN, how.has_m
@@ -56,7 +81,7 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
 
     q_bytes = TILE_ROWS * RUN * (2 if is_signed and TAKES_MAGNITUDES else 1)  # of a run
 
-    def multiply(fmt, columns, panel, num_blocks, x, token, block, acc, place):
+    def multiply(fmt, columns, panel, num_blocks, x, token, block, acc, place, w, ahead):
         n_in, blocks_in = x.q.shape[1], x.d.shape[1]
         result = load_tile(columns, acc, place)
         for b in range(num_blocks):
@@ -68,6 +93,7 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
                 m = outer_madd(columns, num_runs, factors, at, x.sums, k // 16, n_in // 16)
             s = zero_i32(columns) if has_minimum else zero_i32(columns) - m
             for run in range(num_runs):
+                ahead = ask(w, ahead)
                 k, number = column * qk + RUN * run, b * num_runs + run
                 q, at = q_bytes * number, 2 * TILE_ROWS * number
                 s += dot_tile(
@@ -81,28 +107,26 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
             else:
                 result = fma_tile(dx, d * as_floats(s), result)
         store(acc, place, result)
+        return ahead
 
     return multiply
 
 
-def unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
+def unpack_panel(fmt, w, start, stride, num_blocks, panel):
     """Compiled code only: fill a panel with `num_blocks` blocks of the rows whose first block begins at byte `start`.
 
     stride : bytes between rows
-    ahead : where the bytes lie that are read next, and are prefetched now
     """
 
 
 @overload(unpack_panel, jit_options=INLINED_OPTIONS)
-def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
+def _unpack_panel(fmt, w, start, stride, num_blocks, panel):
     how, type_size = fmt.format.unpacked, fmt.format.type_size
     unpack_header, unpack_quants, groups, is_signed = how.unpack_header, how.unpack_quants, how.groups, how.is_signed
 
-    def fill(fmt, w, start, stride, num_blocks, ahead, panel):
+    def fill(fmt, w, start, stride, num_blocks, panel):
         for part in range(PARTS):
             for b in range(num_blocks):
-                for line in range(0, 8 * type_size, 64):
-                    prefetch_far(w, ahead + 8 * type_size * (part * num_blocks + b) + line)
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
@@ -115,7 +139,7 @@ def _unpack_panel(fmt, w, start, stride, num_blocks, ahead, panel):
 def multiply_panels(fmt):
     """The function (fmt, type_size, w, x, y, first, last) for one format, to be compiled as part of `matmul`."""
     qk, scales = fmt.qk, max(fmt.unpacked.scales, 1)
-    blocks_in_panel, runs_in_panel = STRETCH // qk, STRETCH // RUN
+    blocks_in_panel, runs_in_panel, runs_in_block = STRETCH // qk, STRETCH // RUN, qk // RUN
     q_size = TILE_ROWS * STRETCH * (2 if fmt.unpacked.is_signed and TAKES_MAGNITUDES else 1)
     factors_size, d_size = 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
     scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
@@ -144,11 +168,15 @@ def multiply_panels(fmt):
                     acc[i] = 0
                 for block in range(0, num_blocks, blocks_in_panel):
                     n = min(blocks_in_panel, num_blocks - block)
-                    ahead = (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size
-                    unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, ahead, panel)
+                    unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel)
+                    place, size = (
+                        (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
+                        TILE_ROWS * type_size * n,
+                    )
+                    ahead = Ahead(place, place + size, size // (64 * num_tiles * n * runs_in_block) + 1)
                     for i in range(num_tiles):  # the last tile may repeat tokens, too
                         token = min(begin + COLUMNS * i, end - COLUMNS)
-                        multiply_panel(fmt, COLUMNS, panel, n, x, token, block, acc, tile_size * i)
+                        ahead = multiply_panel(fmt, COLUMNS, panel, n, x, token, block, acc, tile_size * i, w, ahead)
                 for i in range(COLUMNS * num_tiles):
                     token = min(begin + i // COLUMNS * COLUMNS, end - COLUMNS) + i % COLUMNS
                     if row + TILE_ROWS <= last:
