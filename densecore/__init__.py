@@ -20,6 +20,7 @@ __all__ = [
     "InferenceError",
     "InvalidConfigError",
     "ModelLoadError",
+    "QueueFullError",
     "TimeoutError",
     "Tokenizer",
     "UnsupportedFeatureError",
@@ -36,6 +37,7 @@ _HOME = {
     "InferenceError": "densecore.exceptions",
     "InvalidConfigError": "densecore.exceptions",
     "ModelLoadError": "densecore.exceptions",
+    "QueueFullError": "densecore.exceptions",
     "TimeoutError": "densecore.exceptions",
     "UnsupportedFeatureError": "densecore.exceptions",
 }
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         InferenceError,
         InvalidConfigError,
         ModelLoadError,
+        QueueFullError,
         TimeoutError,
         UnsupportedFeatureError,
     )

@@ -22,6 +22,8 @@ MAX_STOP_LENGTH = 4096  # characters
 MAX_INT = 2**31 - 1
 MAX_SEED = 2**64 - 1
 MAX_NODE = 1023  # Linux numbers no more NUMA nodes
+MAX_PRIORITY = 100
+MAX_SALT_LENGTH = 256  # characters
 
 
 def _integer(name: str, value: Any, minimum: int, maximum: int = MAX_INT) -> int:
@@ -65,6 +67,12 @@ def _stop_sequences(value: Any) -> tuple[str, ...]:
     return sequences
 
 
+def _cache_salt(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and len(value) <= MAX_SALT_LENGTH):
+        raise InvalidConfigError(f"cache_salt must be a string of at most {MAX_SALT_LENGTH} characters or None")
+    return value
+
+
 def _logit_bias(value: Any) -> dict[int, float]:
     if value is None:
         return {}
@@ -99,6 +107,8 @@ class GenerationConfig:
     stop_sequences : generation ends before the first of these; no part of one is ever emitted.
     seed : makes sampling repeatable; None draws one.
     timeout : seconds until `TimeoutError`; None waits.
+    priority : -100 to 100, higher goes first. A step of 1 is worth 10 seconds of waiting: nothing waits forever.
+    cache_salt : requests share what the KV cache holds of their prompts only with those of the same salt: one a tenant.
     json_mode : only valid JSON (in a later version).
     """
 
@@ -115,6 +125,8 @@ class GenerationConfig:
     logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
     seed: int | None = None
     timeout: float | None = None
+    priority: int = 0
+    cache_salt: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         checked = {
@@ -128,6 +140,8 @@ class GenerationConfig:
             "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -100.0, 100.0),
             "stop_sequences": _stop_sequences(self.stop_sequences),
             "logit_bias": _logit_bias(self.logit_bias),
+            "priority": _integer("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY),
+            "cache_salt": _cache_salt(self.cache_salt),
         }
         if self.seed is not None:
             checked["seed"] = _integer("seed", self.seed, 0, MAX_SEED)
@@ -157,9 +171,12 @@ class EngineConfig:
     max_model_len : longest sequence in tokens, prompt and output; None takes the model's context length,
         or less where memory does not allow it.
     max_num_seqs : sequences decoding at once.
-    max_num_batched_tokens : tokens computed in one step; longer prompts are cut into chunks of this.
+    max_num_batched_tokens : tokens computed in one step at most; longer prompts are cut into chunks. Beside sequences
+        that decode chunks are shorter, so that those keep their pace.
+    max_num_waiting : requests that wait for their turn; one more is refused with `QueueFullError`.
     block_size : tokens in a block of the KV cache; multiples of 16 leave no room unused, and 32 is fastest.
     kv_cache_dtype : `f16` or `f32`.
+    prefix_caching : use again what the cache holds of earlier prompts and outputs.
     """
 
     threads: int = 0
@@ -168,15 +185,20 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 512
+    max_num_waiting: int = 1024
     block_size: int = 32
     kv_cache_dtype: str = "f16"
+    prefix_caching: bool = True
 
     def __post_init__(self) -> None:
         _integer("threads", self.threads, 0, 4096)
         _integer("numa_node_id", self.numa_node_id, -1, MAX_NODE)
         _integer("max_num_seqs", self.max_num_seqs, 1, 4096)
         _integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
+        _integer("max_num_waiting", self.max_num_waiting, 1, 1 << 20)
         _integer("block_size", self.block_size, 1, 1024)
+        if not isinstance(self.prefix_caching, bool):
+            raise InvalidConfigError(f"prefix_caching must be True or False, not {self.prefix_caching!r}")
         if self.max_model_len is not None:
             _integer("max_model_len", self.max_model_len, 1)
         if self.pinning not in PINNING_POLICIES:

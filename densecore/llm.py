@@ -307,12 +307,18 @@ class DenseCore:
         return self._engine.max_model_len
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts, rates and cache use now.
+        """Counts, rates, latencies and cache use now. Rates are those of the last minute, seconds of the last requests.
 
-        ``tokens_per_second`` (decode rate of a request, over the last minute), ``time_to_first_token_seconds_p50``,
-        ``active_requests``, ``waiting_requests``, ``requests_total``, ``requests_completed``, ``requests_failed``,
-        ``prompt_tokens_total``, ``total_tokens_generated``, ``kv_cache_usage_percent``, ``kv_cache_blocks_total``,
-        ``kv_cache_blocks_free``, ``kv_cache_bytes``, ``num_threads``
+        * ``tokens_per_second`` (decode rate of a request), ``computed_tokens_per_second`` (of prompts and output, while
+          the engine computes), ``requests_per_second`` (that end);
+        * ``requests_total``, ``requests_completed``, ``requests_failed``, ``active_requests``, ``waiting_requests``,
+          ``preemptions_total``;
+        * ``prompt_tokens_total``, ``prompt_tokens_cached_total`` (of these, not computed again),
+          ``total_tokens_generated``, ``draft_tokens_total``, ``draft_tokens_accepted_total`` (of speculation);
+        * percentiles ``..._p50``, ``..._p95``, ``..._p99`` of ``time_to_first_token_seconds``, ``inter_token_seconds``,
+          ``queue_seconds`` and ``request_seconds``;
+        * ``kv_cache_usage_percent``, ``kv_cache_blocks_total``, ``kv_cache_blocks_used``, ``kv_cache_blocks_free``,
+          ``kv_cache_blocks_cached`` (free ones that keep their content), ``kv_cache_bytes``, ``num_threads``.
         """
         return self._engine.get_metrics()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -19,7 +21,7 @@ from densecore.engine.runner import Runner
 from densecore.engine.scheduler import Scheduled, Scheduler
 from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.text import TextAssembler
-from densecore.exceptions import InferenceError, InvalidConfigError
+from densecore.exceptions import InferenceError, InvalidConfigError, QueueFullError
 from densecore.models import KVCache, Model
 from densecore.precompile import precompile
 from densecore.sampling import Sampler
@@ -48,20 +50,28 @@ class Engine:
         self.n_vocab = min(model.config.n_vocab, tokenizer.n_vocab)
         self.max_model_len, num_blocks = self._plan_cache()
         self.cache = KVCache(model.config, num_blocks, config.block_size, config.kv_cache_dtype)
-        self.scheduler = Scheduler(
-            BlockManager(num_blocks, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
-        )
+        blocks = BlockManager(num_blocks, config.block_size, prefix_caching=config.prefix_caching)
+        self.scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
         self.runner = Runner(model, self.cache, config)
         if self.runner.workers.places_memory:
             kernel_thread.call(self.runner.place_memory)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet
+        self._submitting = threading.Lock()
 
     # ------------------------------------------------------------------ any thread
 
     def submit(self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]) -> Sequence:
-        """Queue a request; its events go to `emit`, which is called on the kernel thread and must not block."""
+        """Queue a request; its events go to `emit`, which is called on the kernel thread and must not block.
+
+        Raises
+        ------
+        InvalidConfigError
+            The prompt does not fit into the context.
+        QueueFullError
+            `max_num_waiting` requests wait already.
+        """
         self._check_open()
         if len(prompt_ids) >= self.max_model_len:
             raise InvalidConfigError(
@@ -77,8 +87,7 @@ class Engine:
             max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
             eog_ids=self.tokenizer.eog_ids,
         )
-        self._inbox.append(sequence)
-        self.metrics.submitted()
+        self._queue(sequence)
         kernel_thread.wake(self)
         return sequence
 
@@ -102,14 +111,17 @@ class Engine:
 
     def get_metrics(self) -> dict[str, Any]:
         """Counters and rates of `Metrics`, and the state of queue, cache and threads now."""
-        scheduler = self.scheduler
+        scheduler, blocks = self.scheduler, self.scheduler.blocks
         return {
             **self.metrics.snapshot(),
             "active_requests": len(scheduler.running),
-            "waiting_requests": len(scheduler.waiting) + len(self._inbox),
-            "kv_cache_usage_percent": 100 * scheduler.blocks.usage,
-            "kv_cache_blocks_total": scheduler.blocks.num_blocks,
-            "kv_cache_blocks_free": scheduler.blocks.num_free,
+            "waiting_requests": self.num_waiting,
+            "preemptions_total": scheduler.num_preemptions,
+            "kv_cache_usage_percent": 100 * blocks.usage,
+            "kv_cache_blocks_total": blocks.num_blocks,
+            "kv_cache_blocks_used": blocks.num_blocks - blocks.num_free,
+            "kv_cache_blocks_free": blocks.num_free,
+            "kv_cache_blocks_cached": blocks.num_cached,
             "kv_cache_bytes": self.cache.num_bytes,
             "num_threads": self.runner.workers.num_threads,
         }
@@ -119,6 +131,21 @@ class Engine:
         if not self.closed:
             self.closed = True
             kernel_thread.call(self._end_all)
+
+    def _queue(self, sequence: Sequence) -> None:
+        with self._submitting:
+            if self.num_waiting >= self.config.max_num_waiting:
+                raise QueueFullError(
+                    f"{self.num_waiting} requests are waiting, as many as max_num_waiting allows: "
+                    "try again when some have ended, or raise max_num_waiting"
+                )
+            self._inbox.append(sequence)
+        self.metrics.submitted()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not started, or were preempted."""
+        return len(self.scheduler.waiting) + len(self._inbox)
 
     def _counted(self, emit: Callable[[Event], None]) -> Callable[[Event], None]:
         def send(event: Event) -> None:
@@ -133,10 +160,12 @@ class Engine:
     def step(self) -> bool:
         """One tick; False when there is nothing left to do."""
         self._admit()
+        start = time.perf_counter()
         try:
             batch = self.scheduler.schedule()
             logits = self.runner.run(batch)
             self.scheduler.postprocess(batch, self._sample(batch, logits))
+            self._measure(batch, time.perf_counter() - start)
         except Exception as error:  # no single request caused it: the engine cannot tell what is still sound
             logger.exception("a step of the engine failed")
             self._end_all(InferenceError(f"the engine failed in a step: {error}"))
@@ -145,6 +174,14 @@ class Engine:
     def _admit(self) -> None:
         while self._inbox:
             self.scheduler.add(self._inbox.popleft())
+
+    def _measure(self, batch: list[Scheduled], seconds: float) -> None:
+        """Let the scheduler and the metrics know how long a step took."""
+        if batch:
+            num_decoding = sum(entry.decodes for entry in batch)
+            num_prompt_tokens = sum(entry.num_tokens for entry in batch) - num_decoding
+            self.scheduler.budget.measured(num_decoding, num_prompt_tokens, seconds)
+            self.metrics.step(batch, seconds)
 
     def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[int | Exception]:
         """The next token of each sequence that has logits; an unusable row fails its own sequence only."""

@@ -12,6 +12,7 @@ from enum import Enum
 
 from densecore.config import GenerationConfig
 from densecore.engine.text import TextAssembler
+from densecore.exceptions import InferenceError
 from densecore.sampling import Sampler
 
 __all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
@@ -89,6 +90,7 @@ class Sequence:
     """One prompt and what has been generated for it.
 
     `num_cached_tokens` of its tokens have keys and values in the blocks of `block_table`; the rest are computed next.
+    The last four fields below belong to the scheduler and the block manager.
     """
 
     prompt_ids: SequenceOf[int]
@@ -104,11 +106,18 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)  # prompt, then output
     block_table: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
+    num_prefix_tokens: int = 0  # of the prompt, found in the cache at the first start
     aborted: bool = False  # set from any thread; the scheduler acts on it
     created: float = field(default_factory=time.perf_counter)
     started: float | None = None
     first_token: float | None = None
     last_token: float | None = None
+    last_gap: float | None = None  # seconds between the last two tokens
+
+    rank: tuple[float, int] = (0.0, 0)  # who comes first; smaller is sooner
+    num_preemptions: int = 0
+    digests: list[bytes] = field(default_factory=list)  # of the full blocks so far, after that of the salt
+    num_noted_blocks: int = 0  # full blocks that the block manager knows the content of
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_ids)
@@ -128,7 +137,9 @@ class Sequence:
 
     def append(self, token_id: int) -> str | None:
         """Take a sampled token: send its text, and return the finish reason if this was the last one."""
-        self.last_token = time.perf_counter()
+        before, self.last_token = self.last_token, time.perf_counter()
+        if before is not None:
+            self.last_gap = self.last_token - before
         if self.first_token is None:
             self.first_token = self.last_token
         self.token_ids.append(token_id)
@@ -145,9 +156,11 @@ class Sequence:
         if self.status is Status.FINISHED:
             return
         self.status = Status.FINISHED
-        if error is None:
-            self._send_text(self.text.flush())
-        usage = Usage(len(self.prompt_ids), self.num_output_tokens)
+        try:
+            self._send_text(self.text.flush() if error is None else "")
+        except Exception as failure:
+            finish_reason, error = None, InferenceError(f"the end of the output has no text: {failure}")
+        usage = Usage(len(self.prompt_ids), self.num_output_tokens, self.num_prefix_tokens)
         self._send(Finished(finish_reason, tuple(self.output_ids), usage, self._timings(), error))
 
     def _send_text(self, text: str) -> None:

@@ -80,6 +80,11 @@ class KVCache:
     def num_bytes(self) -> int:
         return sum(array.nbytes for array in (*self.k, *self.v))
 
+    def copy_block(self, source: int, destination: int) -> None:
+        """Copy keys and values of a block, in all layers."""
+        for array in (*self.k, *self.v):
+            array[destination] = array[source]
+
 
 def _aligned_arrays(shapes: list[tuple[int, ...]], dtype: type) -> list[np.ndarray]:
     """Arrays of zeros, one behind the other, each beginning with a line of the CPU's caches."""
