@@ -22,6 +22,7 @@ MAX_STOP_LENGTH = 4096  # characters
 MAX_INT = 2**31 - 1
 MAX_SEED = 2**64 - 1
 MAX_NODE = 1023  # Linux numbers no more NUMA nodes
+MAX_BYTES = 2**62
 MAX_PRIORITY = 100
 MAX_SALT_LENGTH = 256  # characters
 
@@ -176,6 +177,8 @@ class EngineConfig:
     max_num_waiting : requests that wait for their turn; one more is refused with `QueueFullError`.
     block_size : tokens in a block of the KV cache; multiples of 16 leave no room unused, and 32 is fastest.
     kv_cache_dtype : `f16` or `f32`.
+    kv_cache_bytes : memory for the KV cache at most; None takes half of what is available, or less if that is enough
+        for `max_num_seqs` sequences of full length.
     prefix_caching : use again what the cache holds of earlier prompts and outputs.
     """
 
@@ -188,6 +191,7 @@ class EngineConfig:
     max_num_waiting: int = 1024
     block_size: int = 32
     kv_cache_dtype: str = "f16"
+    kv_cache_bytes: int | None = None
     prefix_caching: bool = True
 
     def __post_init__(self) -> None:
@@ -197,6 +201,8 @@ class EngineConfig:
         _integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
         _integer("max_num_waiting", self.max_num_waiting, 1, 1 << 20)
         _integer("block_size", self.block_size, 1, 1024)
+        if self.kv_cache_bytes is not None:
+            _integer("kv_cache_bytes", self.kv_cache_bytes, 1, MAX_BYTES)
         if not isinstance(self.prefix_caching, bool):
             raise InvalidConfigError(f"prefix_caching must be True or False, not {self.prefix_caching!r}")
         if self.max_model_len is not None:

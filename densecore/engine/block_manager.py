@@ -89,7 +89,9 @@ class BlockManager:
         sequence.block_table.extend(prefix.blocks)
         sequence.num_noted_blocks = len(prefix.blocks)
         sequence.num_cached_tokens = prefix.num_tokens
-        # The source may be given out right here. That is no harm: the copy is made before anything is computed.
+        if prefix.source in self._cached:
+            self._cached.move_to_end(prefix.source)
+        # The source may still be given out here. That is no harm: the copy is made before anything is computed.
         enough = self.extend(sequence, num_tokens)
         assert enough
         return (prefix.source, sequence.block_table[len(prefix.blocks)]) if prefix.num_copied else None

@@ -207,18 +207,28 @@ class Engine:
         if wanted > trained:
             raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
         block_bytes = config.block_size * self.model.config.kv_bytes_per_token(ELEMENT_BYTES[config.kv_cache_dtype])
-        affordable = int(available_memory() * KV_MEMORY_FRACTION) // block_bytes
+        room, source = self._cache_room()
+        affordable = room // block_bytes
         needed = -(-wanted // config.block_size)
         if needed > affordable:
             fitting = affordable * config.block_size
             if config.max_model_len is not None or not fitting:
                 raise InvalidConfigError(
-                    f"max_model_len is {wanted}, whose KV cache takes {needed * block_bytes / 2**20:.0f} MiB; "
-                    f"half of the available memory holds {fitting} tokens"
+                    f"max_model_len is {wanted}, whose KV cache takes {needed * block_bytes / 2**20:.1f} MiB; "
+                    f"{source} ({room / 2**20:.1f} MiB) holds {fitting} tokens"
                 )
-            logger.warning("context limited to %d tokens of %d by available memory", fitting, trained)
+            logger.warning("context limited to %d tokens of %d by %s", fitting, trained, source)
             wanted, needed = fitting, affordable
         return wanted, min(needed * config.max_num_seqs, affordable)
+
+    def _cache_room(self) -> tuple[int, str]:
+        """Bytes that the cache may take, and what sets that limit."""
+        available, chosen = available_memory(), self.config.kv_cache_bytes
+        if chosen is None:
+            return int(available * KV_MEMORY_FRACTION), "half of the available memory"
+        if chosen > available:
+            raise InvalidConfigError(f"kv_cache_bytes is {chosen}, but only {available} bytes of memory are available")
+        return chosen, "kv_cache_bytes"
 
     def _check_open(self) -> None:
         if self.closed:

@@ -7,7 +7,6 @@ import builtins
 import gc
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -23,19 +22,10 @@ from densecore.exceptions import (
     UnsupportedFeatureError,
 )
 from tests.conftest import shared_path
+from tests.engine.waiting import wait_until_idle
 from tests.gguf_factory import make_model
 
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
-
-
-def wait_until_idle(model: DenseCore, seconds: float = 10) -> dict:
-    """Metrics once no request is left; an abort takes effect at the next step."""
-    end = time.monotonic() + seconds
-    while (metrics := model.get_metrics())["active_requests"] + metrics["waiting_requests"]:
-        assert time.monotonic() < end, metrics
-        time.sleep(0.01)
-    assert metrics["kv_cache_blocks_free"] == metrics["kv_cache_blocks_total"]
-    return metrics
 
 
 def state(model: DenseCore) -> dict:
