@@ -70,6 +70,14 @@ class BlockManager:
         source, num_copied = self._index.longest(self._digest(sequence, len(blocks) - 1), rest)
         return Prefix(tuple(blocks), source, num_copied, start + num_copied)
 
+    def computes_next(self, other: Sequence, sequence: Sequence, prefix: Prefix) -> bool:
+        """Whether `other`, which runs, is about to compute the block that `sequence` needs after its `prefix`."""
+        number, size = len(prefix.blocks), self.block_size
+        end = (number + 1) * size
+        if not self.prefix_caching or end >= len(sequence.token_ids) or not other.num_cached_tokens < end:
+            return False
+        return end <= len(other.token_ids) and self._digest(other, number) == self._digest(sequence, number)
+
     def missing(self, prefix: Prefix, num_tokens: int) -> int:
         """How many blocks are too few for a sequence of `num_tokens` that starts with `prefix`; 0 if it fits."""
         revived = sum(self._holders[block] == 0 for block in prefix.blocks)

@@ -177,10 +177,13 @@ class Scheduler:
         return not self.blocks.missing(self.blocks.find_prefix(sequence), len(sequence.token_ids))
 
     def _start_waiting(self, room: int, batch: list[Scheduled]) -> None:
-        """Start waiting sequences in order until one does not fit."""
+        """Start waiting sequences in order until one does not fit, or will soon find more of itself in the cache."""
         while room > 0 and self.waiting and self._fits(self.waiting[0]):
-            sequence = self.waiting.pop(0)
+            sequence = self.waiting[0]
             prefix = self.blocks.find_prefix(sequence)
+            if any(self.blocks.computes_next(other, sequence, prefix) for other in self.running):
+                break
+            self.waiting.pop(0)
             num_tokens = min(len(sequence.token_ids) - prefix.num_tokens, room)
             copy = self.blocks.start(sequence, prefix, prefix.num_tokens + num_tokens)
             self._run(sequence)

@@ -74,6 +74,18 @@ class TestBlocks:
         assert batch[1].copy == (first.block_table[2], second.block_table[2])
         assert scheduler.blocks.num_free == 10 - 4
 
+    def test_equal_prompts_at_once_are_computed_once(self):
+        scheduler = new_scheduler(num_blocks=40, max_num_seqs=6)
+        common = [*range(30)]
+        for last in range(5):
+            scheduler.add(new_sequence([*common, 100 + last, 200, 201], 3))
+        scheduler.add(new_sequence(6, 3))
+        num_computed = 0
+        while scheduler.has_work:
+            num_computed += sum(sizes(step(scheduler)))
+        prompts, outputs = 33 + 4 * (33 - 30) + 6, 6 * 2
+        assert num_computed == prompts + outputs
+
     def test_the_least_recently_used_is_given_out_first(self):
         scheduler = new_scheduler(num_blocks=8)
         prompts = [[100 * i + j for j in range(8)] for i in range(3)]
