@@ -109,6 +109,7 @@ class GenerationConfig:
     seed : makes sampling repeatable; None draws one.
     timeout : seconds until `TimeoutError`; None waits.
     priority : -100 to 100, higher goes first. A step of 1 is worth 10 seconds of waiting: nothing waits forever.
+    context_shift : go on when the context is full: its first 4 tokens and its newer half stay, the rest is forgotten.
     cache_salt : requests share what the KV cache holds of their prompts only with those of the same salt: one a tenant.
     json_mode : only valid JSON (in a later version).
     """
@@ -127,6 +128,7 @@ class GenerationConfig:
     seed: int | None = None
     timeout: float | None = None
     priority: int = 0
+    context_shift: bool = False
     cache_salt: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -148,8 +150,9 @@ class GenerationConfig:
             checked["seed"] = _integer("seed", self.seed, 0, MAX_SEED)
         if self.timeout is not None:
             checked["timeout"] = _number("timeout", self.timeout, 0.0, 1e9, open_below=True)
-        if not isinstance(self.json_mode, bool):
-            raise InvalidConfigError(f"json_mode must be True or False, not {self.json_mode!r}")
+        for name in ("json_mode", "context_shift"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

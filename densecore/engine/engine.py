@@ -78,14 +78,16 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, and the context is {self.max_model_len} tokens for prompt "
                 "and output together: shorten the prompt, or raise max_model_len where the model allows it"
             )
+        room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
         sequence = Sequence(
             prompt_ids=prompt_ids,
             config=config,
             sampler=Sampler(config, self.n_vocab, prompt_ids),
             text=TextAssembler(self.tokenizer.detokenizer(prompt_ids), tuple(config.stop_sequences or ())),
             emit=self._counted(emit),
-            max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
+            max_output=min(config.max_tokens, room),
             eog_ids=self.tokenizer.eog_ids,
+            max_len=self.max_model_len,
         )
         self._queue(sequence)
         kernel_thread.wake(self)

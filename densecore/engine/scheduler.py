@@ -160,6 +160,9 @@ class Scheduler:
                 return
             if reason is not None:
                 self.finish(sequence, reason)
+            elif len(sequence.token_ids) > sequence.max_len:
+                self.blocks.release(sequence)
+                sequence.shift_context()  # it goes on running, and is computed again like a prompt
 
     # ------------------------------------------------------------------ waiting sequences
 

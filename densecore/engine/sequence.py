@@ -10,7 +10,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from enum import Enum
 
-from densecore.config import GenerationConfig
+from densecore.config import MAX_INT, GenerationConfig
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError
 from densecore.sampling import Sampler
@@ -18,6 +18,8 @@ from densecore.sampling import Sampler
 __all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
 
 logger = logging.getLogger("densecore")
+
+KEPT_TOKENS = 4  # at the beginning of a context that is shifted
 
 _ids = itertools.count(1)
 
@@ -100,10 +102,12 @@ class Sequence:
     emit: Callable[[Event], None]
     max_output: int  # tokens, within both max_tokens and the context
     eog_ids: frozenset[int] = frozenset()
+    max_len: int = MAX_INT  # tokens of the context; only `shift_context` keeps within it
 
     seq_id: int = field(default_factory=_ids.__next__)
     status: Status = Status.WAITING
-    token_ids: list[int] = field(default_factory=list)  # prompt, then output
+    token_ids: list[int] = field(default_factory=list)  # prompt, then output; less what was shifted out
+    output_ids: list[int] = field(default_factory=list)
     block_table: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
     num_prefix_tokens: int = 0  # of the prompt, found in the cache at the first start
@@ -123,12 +127,8 @@ class Sequence:
         self.token_ids = list(self.prompt_ids)
 
     @property
-    def output_ids(self) -> list[int]:
-        return self.token_ids[len(self.prompt_ids) :]
-
-    @property
     def num_output_tokens(self) -> int:
-        return len(self.token_ids) - len(self.prompt_ids)
+        return len(self.output_ids)
 
     @property
     def deadline(self) -> float:
@@ -143,6 +143,7 @@ class Sequence:
         if self.first_token is None:
             self.first_token = self.last_token
         self.token_ids.append(token_id)
+        self.output_ids.append(token_id)
         if token_id in self.eog_ids:
             return "stop"
         delta = self.text.push(token_id)
@@ -150,6 +151,17 @@ class Sequence:
         if self.text.stopped:
             return "stop"
         return "length" if self.num_output_tokens >= self.max_output else None
+
+    def shift_context(self) -> None:
+        """Drop the older half of the context but its first tokens; it must have no blocks.
+
+        Models put much of their attention on the first tokens, whatever they are (Xiao et al. 2023, "Efficient
+        streaming language models with attention sinks").
+        """
+        assert not self.block_table
+        kept = min(KEPT_TOKENS, self.max_len // 2)
+        self.token_ids = self.token_ids[:kept] + self.token_ids[kept + (self.max_len - kept + 1) // 2 :]
+        self.digests.clear()
 
     def finish(self, finish_reason: str | None, error: Exception | None = None) -> None:
         """Send what text was held back, and the last event. Only the first call does anything."""

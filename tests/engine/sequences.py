@@ -16,7 +16,12 @@ _fresh = itertools.count(1000)
 
 
 def new_sequence(
-    prompt: int | SequenceOf[int] = 5, output: int = 3, *, created: float | None = None, **options
+    prompt: int | SequenceOf[int] = 5,
+    output: int = 3,
+    *,
+    created: float | None = None,
+    max_len: int = 2**31 - 1,
+    **options,
 ) -> Sequence:
     """A sequence whose events are collected in `events`; a number makes a prompt of so many new tokens."""
     events: list = []
@@ -27,6 +32,7 @@ def new_sequence(
         text=TextAssembler(Characters()),
         emit=events.append,
         max_output=output,
+        max_len=max_len,
     )
     sequence.events = events
     if created is not None:

@@ -34,10 +34,13 @@ def next_token(last: int) -> int:
 
 def expected_output(sequence: Sequence) -> list[int]:
     """The output that the sequence has alone."""
-    token_ids = list(sequence.prompt_ids)
+    token_ids, output = list(sequence.prompt_ids), []
     for _ in range(sequence.max_output):
-        token_ids.append(next_token(hashes(sequence.config.cache_salt, token_ids)[-1]))
-    return token_ids[len(sequence.prompt_ids) :]
+        output.append(next_token(hashes(sequence.config.cache_salt, token_ids)[-1]))
+        token_ids.append(output[-1])
+        if len(token_ids) > MAX_LEN:  # the context is shifted
+            token_ids = token_ids[:4] + token_ids[4 + 18 :]
+    return output
 
 
 class Simulation:
@@ -63,7 +66,8 @@ class Simulation:
         prompt = stem + [FIRST_TOKEN + rng.randrange(ALPHABET) for _ in range(rng.randint(1, 15))]
         sequence = new_sequence(
             prompt,
-            rng.randint(1, MAX_LEN - len(prompt)) if rng.random() < 0.3 else rng.randint(1, 8),
+            rng.randint(1, 60) if rng.random() < 0.2 else rng.randint(1, 8),
+            max_len=MAX_LEN,
             created=self.now,
             priority=rng.choice([0, 0, 0, 1, -1, 5]),
             cache_salt=rng.choice([None, None, "a"]),
