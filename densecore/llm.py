@@ -11,6 +11,7 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -294,6 +295,37 @@ class DenseCore:
     def apply_chat_template(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """The prompt that `chat` makes of a conversation; ChatML where the model has no template."""
         return self._template.render(messages, **variables)
+
+    def save_cache(
+        self, prompt: str | SequenceOf[int], path: str | os.PathLike[str], cache_salt: str | None = None
+    ) -> int:
+        """Compute `prompt`, or find it in the KV cache, and save its keys and values to a file.
+
+        A conversation, or a long document, is then gone on with in another process without computing it again: see
+        `load_cache`. Returns the number of tokens in the file: all, or all but the last.
+
+        Raises
+        ------
+        DenseCoreError
+            The file cannot be written.
+        """
+        ids = self._prompt_ids(prompt)
+        self.complete(ids, max_tokens=1, cache_salt=cache_salt)
+        return self._engine.save_cache(ids, Path(path).expanduser(), cache_salt)
+
+    def load_cache(self, path: str | os.PathLike[str], cache_salt: str | None = None) -> list[int]:
+        """Put what `save_cache` saved into the KV cache, and return its tokens.
+
+        Requests whose prompts begin with these tokens find it there, as long as nothing else needs the room.
+
+        Raises
+        ------
+        ModelLoadError
+            The file is missing, damaged, or was saved with another model, version or type of cache.
+        InvalidConfigError
+            Too few blocks of the cache are free.
+        """
+        return self._engine.load_cache(Path(path).expanduser(), cache_salt)
 
     # ------------------------------------------------------------------ research
 

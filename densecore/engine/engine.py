@@ -8,12 +8,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densecore import __version__
 from densecore.config import EngineConfig, GenerationConfig
 from densecore.engine.block_manager import BlockManager
+from densecore.engine.cache_file import put_in, read_cache, take_out, write_cache
 from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.memory import available_memory
 from densecore.engine.metrics import Metrics
@@ -21,7 +24,7 @@ from densecore.engine.runner import Runner
 from densecore.engine.scheduler import Scheduled, Scheduler
 from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.text import TextAssembler
-from densecore.exceptions import InferenceError, InvalidConfigError, QueueFullError
+from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
 from densecore.models import KVCache, Model
 from densecore.precompile import precompile
 from densecore.sampling import Sampler
@@ -78,17 +81,7 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, and the context is {self.max_model_len} tokens for prompt "
                 "and output together: shorten the prompt, or raise max_model_len where the model allows it"
             )
-        room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
-        sequence = Sequence(
-            prompt_ids=prompt_ids,
-            config=config,
-            sampler=Sampler(config, self.n_vocab, prompt_ids),
-            text=TextAssembler(self.tokenizer.detokenizer(prompt_ids), tuple(config.stop_sequences or ())),
-            emit=self._counted(emit),
-            max_output=min(config.max_tokens, room),
-            eog_ids=self.tokenizer.eog_ids,
-            max_len=self.max_model_len,
-        )
+        sequence = self._new_sequence(prompt_ids, config, self._counted(emit))
         self._queue(sequence)
         kernel_thread.wake(self)
         return sequence
@@ -105,6 +98,41 @@ class Engine:
         """
         self._check_open()
         return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks))
+
+    def save_cache(self, token_ids: SequenceOf[int], path: Path, salt: str | None = None) -> int:
+        """Write what the KV cache holds of these tokens to a file; returns how many of them it holds."""
+        self._check_open()
+        sequence = self._cache_only([*token_ids, 0], salt)
+        saved = kernel_thread.call(lambda: take_out(self.scheduler.blocks, self.cache, sequence))
+        if not saved.token_ids:
+            raise InvalidConfigError("the KV cache holds nothing of these tokens, or prefix_caching is off")
+        write_cache(path, self._cache_identity(), saved)
+        return len(saved.token_ids)
+
+    def load_cache(self, path: Path, salt: str | None = None) -> list[int]:
+        """Put the content of such a file into the KV cache, where requests find it; returns its tokens."""
+        self._check_open()
+        if not self.config.prefix_caching:
+            raise InvalidConfigError("a saved cache cannot be used while prefix_caching is off")
+        saved = read_cache(path, self._cache_identity(), self.cache, self.max_model_len)
+        if not all(0 <= token_id < self.n_vocab for token_id in saved.token_ids):
+            raise ModelLoadError(f"{path}: a token is outside of the vocabulary: 0 to {self.n_vocab - 1}")
+        sequence = self._cache_only(saved.token_ids, salt)
+        kernel_thread.call(lambda: put_in(self.scheduler.blocks, self.cache, sequence, saved))
+        return saved.token_ids
+
+    def _cache_only(self, token_ids: SequenceOf[int], salt: str | None) -> Sequence:
+        """A sequence that is never scheduled."""
+        return self._new_sequence(token_ids, GenerationConfig(cache_salt=salt), lambda event: None)
+
+    def _cache_identity(self) -> dict[str, Any]:
+        """What the bytes of a saved cache depend on."""
+        return {
+            "model": self.model.fingerprint(),
+            "densecore": __version__,
+            "block_size": self.config.block_size,
+            "kv_cache_dtype": self.config.kv_cache_dtype,
+        }
 
     def compile_kernels(self, num_processes: int = 0) -> int:
         """Compile what the model needs and the cache lacks; see `densecore.precompile`."""
@@ -133,6 +161,21 @@ class Engine:
         if not self.closed:
             self.closed = True
             kernel_thread.call(self._end_all)
+
+    def _new_sequence(
+        self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]
+    ) -> Sequence:
+        room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
+        return Sequence(
+            prompt_ids=prompt_ids,
+            config=config,
+            sampler=Sampler(config, self.n_vocab, prompt_ids),
+            text=TextAssembler(self.tokenizer.detokenizer(prompt_ids), tuple(config.stop_sequences or ())),
+            emit=emit,
+            max_output=min(config.max_tokens, room),
+            eog_ids=self.tokenizer.eog_ids,
+            max_len=self.max_model_len,
+        )
 
     def _queue(self, sequence: Sequence) -> None:
         with self._submitting:
