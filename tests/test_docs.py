@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def examples():
-    for path in (ROOT / "README.md", ROOT / "docs" / "HOOKS.md", ROOT / "docs" / "NUMA_OPTIMIZATION.md"):
+    names = ("HOOKS.md", "NUMA_OPTIMIZATION.md", "ENGINE.md")
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in names)):
         blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
         for number, block in enumerate(block for block in blocks if "DenseCore(" in block):
             yield pytest.param(block, id=f"{path.name}-{number}")
