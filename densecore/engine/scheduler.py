@@ -168,16 +168,19 @@ class Scheduler:
 
     def _displace(self) -> None:
         """Preempt sequences that run for a waiting one that comes before them and cannot start otherwise."""
-        while self.waiting and self.running and self.waiting[0].rank < self.running[-1].rank:
-            if self._fits(self.waiting[0]):
+        while self.waiting and not self._fits(self.waiting[0]):
+            first = self.waiting[0]
+            worse = [sequence for sequence in self.running if sequence.rank > first.rank]
+            if not worse or self._num_missing(first) > sum(len(sequence.block_table) for sequence in worse):
                 break
-            self._preempt(self.running[-1])
+            self._preempt(worse[-1])
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether there is a place for it, and blocks for all that it consists of so far."""
-        if len(self.running) >= self.max_num_seqs:
-            return False
-        return not self.blocks.missing(self.blocks.find_prefix(sequence), len(sequence.token_ids))
+        return len(self.running) < self.max_num_seqs and not self._num_missing(sequence)
+
+    def _num_missing(self, sequence: Sequence) -> int:
+        return self.blocks.missing(self.blocks.find_prefix(sequence), len(sequence.token_ids))
 
     def _start_waiting(self, room: int, batch: list[Scheduled]) -> None:
         """Start waiting sequences in order until one does not fit, or will soon find more of itself in the cache."""

@@ -81,6 +81,22 @@ class TestPriority:
             step(scheduler)
         assert [sequence.num_output_tokens for sequence in (*sequences, high)] == [5, 5, 2]
 
+    def test_nobody_is_displaced_in_vain(self):
+        """The blocks of those that come after it are not enough."""
+        scheduler = new_scheduler(num_blocks=10)
+        first, worse, high = new_sequence(30, 4, priority=9), new_sequence(3, 4), new_sequence(20, 2, priority=5)
+        scheduler.add(first)
+        scheduler.add(worse)
+        for _ in range(3):
+            step(scheduler)
+        scheduler.add(high)
+        step(scheduler)
+        statuses = [sequence.status for sequence in (first, worse, high)]
+        assert statuses == [Status.RUNNING, Status.RUNNING, Status.WAITING]
+        while scheduler.has_work:
+            step(scheduler)
+        assert scheduler.num_preemptions == 0
+
     def test_an_equal_one_displaces_nobody(self):
         scheduler = new_scheduler(max_num_seqs=1)
         first = new_sequence(3, 5)

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from densecore.engine.token_budget import SMALLEST, TokenBudget
+from densecore.engine.token_budget import SMALLEST, UNKNOWN, TokenBudget
 
 
 class Machine:
@@ -50,11 +50,16 @@ def test_pace_and_speed(model, num_decoding, noise):
     assert sum(beside) <= 2 * alone
 
 
-def test_all_at_once_where_nobody_decodes():
+def test_a_step_is_short():
     budget = TokenBudget(512)
+    assert budget.prompt_tokens(0) == UNKNOWN
+    budget.measured(0, UNKNOWN, 64.0)  # kernels were compiled
+    assert budget.prompt_tokens(0) == SMALLEST
+    budget.measured(0, SMALLEST, 0.01 * SMALLEST)
+    assert budget.prompt_tokens(0) == 64  # 80 would take 0.8 seconds
+    budget.measured(0, 64, 0.001 * 64)
     assert budget.prompt_tokens(0) == 512
-    budget.measured(0, 512, 10.0)
-    budget.measured(3, 0, 0.01)
+    budget.measured(3, 0, 0.0001)
     assert budget.prompt_tokens(0) == 512
     assert budget.prompt_tokens(3) == SMALLEST
 
@@ -65,6 +70,12 @@ def test_a_step_without_prompts_is_timed_first():
     assert budget.prompt_tokens(2) == 0
     budget.measured(2, 0, 0.1)
     assert budget.prompt_tokens(2) == 128  # 153 would take four times 0.1 seconds
+
+
+def test_a_busy_engine_takes_the_time_for_a_step_without_prompts():
+    budget = TokenBudget(512)
+    budget.measured(2, 64, 0.5)
+    assert budget.prompt_tokens(2) == 0
 
 
 def test_one_odd_step_says_little():
