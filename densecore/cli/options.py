@@ -113,7 +113,7 @@ def engine_config(args: argparse.Namespace, max_num_seqs: int = 1) -> EngineConf
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """A flag for each field of `GenerationConfig`; `defaults` are those that differ for this verb."""
+    """A flag for each field of `GenerationConfig` that matters for one user; `defaults` are this verb's own."""
     group = parser.add_argument_group("sampling")
     known = {field.name: field.default for field in dataclasses.fields(GenerationConfig)} | defaults
     for name, text in _SAMPLING_HELP.items():
@@ -139,6 +139,12 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> 
         help="add VALUE (-100 to 100) to the logit of token ID; may be given several times",
     )
     group.add_argument("--json-mode", action="store_true", default=None, help="only valid JSON")
+    group.add_argument(
+        "--context-shift",
+        action="store_true",
+        default=None,
+        help="go on when the context is full: forget the older half but its first tokens",
+    )
 
 
 def _logit_bias(text: str) -> tuple[int, float]:
@@ -151,7 +157,8 @@ def _logit_bias(text: str) -> tuple[int, float]:
 
 def generation_config(args: argparse.Namespace, **defaults: Any) -> GenerationConfig:
     """The sampling settings: what was given, else `defaults`, else `GenerationConfig`'s. Wrong values: status 2."""
-    given = {name: getattr(args, name) for name in GenerationConfig.names() if getattr(args, name) is not None}
+    known = {name: getattr(args, name, None) for name in GenerationConfig.names()}
+    given = {name: value for name, value in known.items() if value is not None}
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
     try:
