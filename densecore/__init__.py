@@ -20,6 +20,7 @@ __all__ = [
     "InferenceError",
     "InvalidConfigError",
     "ModelLoadError",
+    "QueueFullError",
     "TimeoutError",
     "TokenLogprob",
     "Tokenizer",
@@ -38,6 +39,7 @@ _HOME = {
     "InferenceError": "densecore.exceptions",
     "InvalidConfigError": "densecore.exceptions",
     "ModelLoadError": "densecore.exceptions",
+    "QueueFullError": "densecore.exceptions",
     "TimeoutError": "densecore.exceptions",
     "UnsupportedFeatureError": "densecore.exceptions",
 }
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         InferenceError,
         InvalidConfigError,
         ModelLoadError,
+        QueueFullError,
         TimeoutError,
         UnsupportedFeatureError,
     )

@@ -28,12 +28,16 @@ MAX_BREAKER_LENGTH = 64
 MAX_TOP_LOGPROBS = 100
 MAX_SEED = 2**64 - 1
 MAX_NODE = 1023  # Linux numbers no more NUMA nodes
+MAX_BYTES = 2**62
+MAX_PRIORITY = 100
+MAX_SALT_LENGTH = 256  # characters
 
 STRUCTURES = ("json_mode", "json_schema", "regex", "choice", "grammar")  # ways to say what an output must look like
 
 # Lowest and highest values of the fields that are numbers; in _ABOVE the lowest itself is not allowed.
 _INTEGERS = {
     "max_tokens": (1, MAX_INT),
+    "priority": (-MAX_PRIORITY, MAX_PRIORITY),
     "top_k": (0, MAX_INT),
     "min_tokens": (0, MAX_INT),
     "top_logprobs": (0, MAX_TOP_LOGPROBS),
@@ -57,7 +61,13 @@ _NUMBERS = {
     "mirostat_eta": (0.0, 1.0),
 }
 _ABOVE = ("top_p", "typical_p", "repetition_penalty")
-_FLAGS = ("json_mode", "ignore_eos", "logprobs")
+_FLAGS = ("json_mode", "context_shift", "ignore_eos", "logprobs")
+
+
+def _cache_salt(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and len(value) <= MAX_SALT_LENGTH):
+        raise InvalidConfigError(f"cache_salt must be a string of at most {MAX_SALT_LENGTH} characters or None")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +89,9 @@ class GenerationConfig:
     stop_sequences : generation ends before the first of these; no part of one is ever emitted.
     seed : makes sampling repeatable; None draws one.
     timeout : seconds until `TimeoutError`; None waits.
+    priority : -100 to 100, higher goes first. A step of 1 is worth 10 seconds of waiting: nothing waits forever.
+    context_shift : go on when the context is full: its first 4 tokens and its newer half stay, the rest is forgotten.
+    cache_salt : requests share what the KV cache holds of their prompts only with those of the same salt: one a tenant.
     json_mode : the output is a JSON object.
     json_schema : the output is JSON that is valid under this schema: a dict, or JSON text.
     regex : the output matches this regular expression, in the syntax of Rust's ``regex`` crate.
@@ -138,6 +151,9 @@ class GenerationConfig:
     logprobs: bool = False
     top_logprobs: int = 0
     logits_processors: SequenceOf[Callable[..., Any]] | None = None
+    priority: int = 0
+    context_shift: bool = False
+    cache_salt: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -150,6 +166,7 @@ class GenerationConfig:
             ),
             "bad_words": checks.bad_words(self.bad_words),
             "logits_processors": checks.callables("logits_processors", self.logits_processors),
+            "cache_salt": _cache_salt(self.cache_salt),
         }
         for name, (lowest, highest) in _INTEGERS.items():
             checked[name] = integer(name, getattr(self, name), lowest, highest)
@@ -217,9 +234,14 @@ class EngineConfig:
     max_model_len : longest sequence in tokens, prompt and output; None takes the model's context length,
         or less where memory does not allow it.
     max_num_seqs : sequences decoding at once.
-    max_num_batched_tokens : tokens computed in one step; longer prompts are cut into chunks of this.
+    max_num_batched_tokens : tokens computed in one step at most; longer prompts are cut into chunks. Beside sequences
+        that decode chunks are shorter, so that those keep their pace.
+    max_num_waiting : requests that wait for their turn; one more is refused with `QueueFullError`.
     block_size : tokens in a block of the KV cache; multiples of 16 leave no room unused, and 32 is fastest.
     kv_cache_dtype : `f16` or `f32`.
+    kv_cache_bytes : memory for the KV cache at most; None takes half of what is available, or less if that is enough
+        for `max_num_seqs` sequences of full length.
+    prefix_caching : use again what the cache holds of earlier prompts and outputs.
     """
 
     threads: int = 0
@@ -228,15 +250,23 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 512
+    max_num_waiting: int = 1024
     block_size: int = 32
     kv_cache_dtype: str = "f16"
+    kv_cache_bytes: int | None = None
+    prefix_caching: bool = True
 
     def __post_init__(self) -> None:
         integer("threads", self.threads, 0, 4096)
         integer("numa_node_id", self.numa_node_id, -1, MAX_NODE)
         integer("max_num_seqs", self.max_num_seqs, 1, 4096)
         integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
+        integer("max_num_waiting", self.max_num_waiting, 1, 1 << 20)
         integer("block_size", self.block_size, 1, 1024)
+        if self.kv_cache_bytes is not None:
+            integer("kv_cache_bytes", self.kv_cache_bytes, 1, MAX_BYTES)
+        if not isinstance(self.prefix_caching, bool):
+            raise InvalidConfigError(f"prefix_caching must be True or False, not {self.prefix_caching!r}")
         if self.max_model_len is not None:
             integer("max_model_len", self.max_model_len, 1)
         if self.pinning not in PINNING_POLICIES:

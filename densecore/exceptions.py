@@ -7,6 +7,7 @@
      +-- InvalidConfigError        an argument out of range (also a ValueError)
      +-- InferenceError            a model that computed something unusable, or an engine that failed
      +-- TimeoutError              a request ran past its deadline (also the builtin TimeoutError)
+     +-- QueueFullError            more requests than may wait: try again later
      +-- UnsupportedFeatureError   documented, and not in this version yet
 
 Messages say what was wrong, where, and what would be right.
@@ -21,6 +22,7 @@ __all__ = [
     "InferenceError",
     "InvalidConfigError",
     "ModelLoadError",
+    "QueueFullError",
     "TimeoutError",
     "UnsupportedFeatureError",
 ]
@@ -44,6 +46,10 @@ class InferenceError(DenseCoreError, RuntimeError):
 
 class TimeoutError(DenseCoreError, builtins.TimeoutError):
     """A request did not finish before its deadline."""
+
+
+class QueueFullError(DenseCoreError):
+    """The engine has as many waiting requests as `max_num_waiting` allows."""
 
 
 class UnsupportedFeatureError(DenseCoreError, NotImplementedError):

@@ -12,6 +12,7 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +26,7 @@ from densecore.engine.sequence import Event, Finished, TextDelta, Timings, Usage
 from densecore.exceptions import InvalidConfigError, UnsupportedFeatureError
 from densecore.gguf import GGUFFile
 from densecore.models import load_model
+from densecore.pending import PendingResult, run_all
 from densecore.tokenizer import ChatTemplate, Tokenizer
 
 if TYPE_CHECKING:
@@ -234,6 +236,41 @@ class DenseCore:
                 streams.append(stack.enter_context(self._stream(prompt_ids, _for_answer(config, index), {})))
             return [_drain(stream) for stream in streams]
 
+    def generate_batch(
+        self, prompts: SequenceOf[str | SequenceOf[int]], config: GenerationConfig | None = None, **options: Any
+    ) -> list[str]:
+        """Continue many prompts at once and return their new texts in order: faster than one after the other.
+
+        Arguments are those of `generate`, and hold for all. The first error ends the others and is raised.
+        """
+        return [result.text for result in self.complete_batch(prompts, config, **options)]
+
+    def complete_batch(
+        self, prompts: SequenceOf[str | SequenceOf[int]], config: GenerationConfig | None = None, **options: Any
+    ) -> list[GenerationResult]:
+        """As `generate_batch`, with token ids, finish reasons, usage and timings."""
+        if isinstance(prompts, str | bytes):
+            raise InvalidConfigError("prompts must be a list of prompts; for a single one there is generate")
+        merged = _generation_config(config, options)
+        prompt_ids = [self._prompt_ids(prompt) for prompt in prompts]
+        most = 2 * self._engine.config.max_num_seqs  # enough for places never to be empty
+        return run_all(lambda ids: self.submit(ids, merged), prompt_ids, most)
+
+    def submit(
+        self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
+    ) -> PendingResult[GenerationResult]:
+        """Start a request and return at once: a `concurrent.futures.Future` of what `complete` returns.
+
+        ``future.cancel()`` ends the request.
+        """
+        return PendingResult(self._engine, self._prompt_ids(prompt), _generation_config(config, options), _result)
+
+    async def complete_async(
+        self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
+    ) -> GenerationResult:
+        """As `complete`, for asyncio; cancelling the task ends the request."""
+        return await asyncio.wrap_future(self.submit(prompt, config, **options))
+
     def stream(self, prompt: str | SequenceOf[int], **kwargs: Any) -> TextStream:
         """Iterate over the new text as it is generated; arguments as for `generate`.
 
@@ -283,6 +320,37 @@ class DenseCore:
         """The prompt that `chat` makes of a conversation; ChatML where the model has no template."""
         return self._template.render(messages, **variables)
 
+    def save_cache(
+        self, prompt: str | SequenceOf[int], path: str | os.PathLike[str], cache_salt: str | None = None
+    ) -> int:
+        """Compute `prompt`, or find it in the KV cache, and save its keys and values to a file.
+
+        A conversation, or a long document, is then gone on with in another process without computing it again: see
+        `load_cache`. Returns the number of tokens in the file: all, or all but the last.
+
+        Raises
+        ------
+        DenseCoreError
+            The file cannot be written.
+        """
+        ids = self._prompt_ids(prompt)
+        self.complete(ids, max_tokens=1, cache_salt=cache_salt)
+        return self._engine.save_cache(ids, Path(path).expanduser(), cache_salt)
+
+    def load_cache(self, path: str | os.PathLike[str], cache_salt: str | None = None) -> list[int]:
+        """Put what `save_cache` saved into the KV cache, and return its tokens.
+
+        Requests whose prompts begin with these tokens find it there, as long as nothing else needs the room.
+
+        Raises
+        ------
+        ModelLoadError
+            The file is missing, damaged, or was saved with another model, version or type of cache.
+        InvalidConfigError
+            Too few blocks of the cache are free.
+        """
+        return self._engine.load_cache(Path(path).expanduser(), cache_salt)
+
     # ------------------------------------------------------------------ research
 
     def forward(self, token_ids: SequenceOf[int], hooks: Mapping[str, Callable[..., Any]] | None = None) -> np.ndarray:
@@ -331,12 +399,18 @@ class DenseCore:
         return self._engine.max_model_len
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts, rates and cache use now.
+        """Counts, rates, latencies and cache use now. Rates are those of the last minute, seconds of the last requests.
 
-        ``tokens_per_second`` (decode rate of a request, over the last minute), ``time_to_first_token_seconds_p50``,
-        ``active_requests``, ``waiting_requests``, ``requests_total``, ``requests_completed``, ``requests_failed``,
-        ``prompt_tokens_total``, ``total_tokens_generated``, ``kv_cache_usage_percent``, ``kv_cache_blocks_total``,
-        ``kv_cache_blocks_free``, ``kv_cache_bytes``, ``num_threads``
+        * ``tokens_per_second`` (decode rate of a request), ``computed_tokens_per_second`` (of prompts and output, while
+          the engine computes), ``requests_per_second`` (that end);
+        * ``requests_total``, ``requests_completed``, ``requests_failed``, ``active_requests``, ``waiting_requests``,
+          ``preemptions_total``;
+        * ``prompt_tokens_total``, ``prompt_tokens_cached_total`` (of these, not computed again),
+          ``total_tokens_generated``, ``draft_tokens_total``, ``draft_tokens_accepted_total`` (of speculation);
+        * percentiles ``..._p50``, ``..._p95``, ``..._p99`` of ``time_to_first_token_seconds``, ``inter_token_seconds``,
+          ``queue_seconds`` and ``request_seconds``;
+        * ``kv_cache_usage_percent``, ``kv_cache_blocks_total``, ``kv_cache_blocks_used``, ``kv_cache_blocks_free``,
+          ``kv_cache_blocks_cached`` (free ones that keep their content), ``kv_cache_bytes``, ``num_threads``.
         """
         return self._engine.get_metrics()
 

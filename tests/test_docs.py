@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def examples():
-    docs = [ROOT / "docs" / f"{name}.md" for name in ("HOOKS", "NUMA_OPTIMIZATION", "SAMPLING", "STRUCTURED_OUTPUT")]
-    for path in (ROOT / "README.md", *docs):
+    names = ("HOOKS", "NUMA_OPTIMIZATION", "ENGINE", "SAMPLING", "STRUCTURED_OUTPUT")
+    for path in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in names)):
         blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
         for number, block in enumerate(block for block in blocks if "DenseCore(" in block):
             yield pytest.param(block, id=f"{path.name}-{number}")

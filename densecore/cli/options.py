@@ -125,7 +125,7 @@ def engine_config(args: argparse.Namespace, max_num_seqs: int = 1) -> EngineConf
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """A flag for each field of `GenerationConfig`; `defaults` are those that differ for this verb."""
+    """A flag for each field of `GenerationConfig` that matters for one user; `defaults` are this verb's own."""
     group = parser.add_argument_group("sampling")
     known = {field.name: field.default for field in dataclasses.fields(GenerationConfig)} | defaults
     for name, text in _SAMPLING_HELP.items():
@@ -165,6 +165,12 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> 
         help="text that is not to be written, by tokens; may be given several times",
     )
     group.add_argument("--ignore-eos", action="store_true", default=None, help="no end of generation by the model")
+    group.add_argument(
+        "--context-shift",
+        action="store_true",
+        default=None,
+        help="go on when the context is full: forget the older half but its first tokens",
+    )
     _add_structure_arguments(parser)
 
 

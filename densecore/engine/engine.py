@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densecore import __version__
 from densecore.config import EngineConfig, GenerationConfig
 from densecore.engine.block_manager import BlockManager
+from densecore.engine.cache_file import put_in, read_cache, take_out, write_cache
 from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.memory import available_memory
 from densecore.engine.metrics import Metrics
@@ -20,7 +25,7 @@ from densecore.engine.samplers import SamplerFactory
 from densecore.engine.scheduler import Scheduled, Scheduler
 from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.text import TextAssembler
-from densecore.exceptions import InferenceError, InvalidConfigError
+from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
 from densecore.models import KVCache, Model
 from densecore.precompile import precompile
 from densecore.tokenizer import Tokenizer
@@ -49,22 +54,29 @@ class Engine:
         self.samplers = SamplerFactory(tokenizer, self.n_vocab)
         self.max_model_len, num_blocks = self._plan_cache()
         self.cache = KVCache(model.config, num_blocks, config.block_size, config.kv_cache_dtype)
-        self.scheduler = Scheduler(
-            BlockManager(num_blocks, config.block_size), config.max_num_seqs, config.max_num_batched_tokens
-        )
+        blocks = BlockManager(num_blocks, config.block_size, prefix_caching=config.prefix_caching)
+        self.scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
         self.runner = Runner(model, self.cache, config)
         if self.runner.workers.places_memory:
             kernel_thread.call(self.runner.place_memory)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet
+        self._submitting = threading.Lock()
 
     # ------------------------------------------------------------------ any thread
 
     def submit(self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]) -> Sequence:
         """Queue a request; its events go to `emit`, which is called on the kernel thread and must not block.
 
-        A grammar is compiled before it is queued: that may take a second, and raises InvalidConfigError.
+        A grammar is compiled before it is queued, which may take a second.
+
+        Raises
+        ------
+        InvalidConfigError
+            The prompt does not fit into the context, or a grammar or schema is wrong.
+        QueueFullError
+            `max_num_waiting` requests wait already.
         """
         self._check_open()
         if len(prompt_ids) >= self.max_model_len:
@@ -72,23 +84,8 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens, and the context is {self.max_model_len} tokens for prompt "
                 "and output together: shorten the prompt, or raise max_model_len where the model allows it"
             )
-        sampler = self.samplers.create(config, prompt_ids)
-        sequence = Sequence(
-            prompt_ids=prompt_ids,
-            config=config,
-            sampler=sampler,
-            text=TextAssembler(
-                self.tokenizer.detokenizer(prompt_ids, keep_first_space=config.structure is not None),
-                tuple(config.stop_sequences or ()),
-            ),
-            emit=self._counted(emit),
-            max_output=min(config.max_tokens, self.max_model_len - len(prompt_ids)),
-            eog_ids=self.tokenizer.eog_ids,
-            constraint=sampler.constraint,
-            logprobs=sampler.logprobs,
-        )
-        self._inbox.append(sequence)
-        self.metrics.submitted()
+        sequence = self._new_sequence(prompt_ids, config, self._counted(emit))
+        self._queue(sequence)
         kernel_thread.wake(self)
         return sequence
 
@@ -105,6 +102,41 @@ class Engine:
         self._check_open()
         return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks))
 
+    def save_cache(self, token_ids: SequenceOf[int], path: Path, salt: str | None = None) -> int:
+        """Write what the KV cache holds of these tokens to a file; returns how many of them it holds."""
+        self._check_open()
+        sequence = self._cache_only([*token_ids, 0], salt)
+        saved = kernel_thread.call(lambda: take_out(self.scheduler.blocks, self.cache, sequence))
+        if not saved.token_ids:
+            raise InvalidConfigError("the KV cache holds nothing of these tokens, or prefix_caching is off")
+        write_cache(path, self._cache_identity(), saved)
+        return len(saved.token_ids)
+
+    def load_cache(self, path: Path, salt: str | None = None) -> list[int]:
+        """Put the content of such a file into the KV cache, where requests find it; returns its tokens."""
+        self._check_open()
+        if not self.config.prefix_caching:
+            raise InvalidConfigError("a saved cache cannot be used while prefix_caching is off")
+        saved = read_cache(path, self._cache_identity(), self.cache, self.max_model_len)
+        if not all(0 <= token_id < self.n_vocab for token_id in saved.token_ids):
+            raise ModelLoadError(f"{path}: a token is outside of the vocabulary: 0 to {self.n_vocab - 1}")
+        sequence = self._cache_only(saved.token_ids, salt)
+        kernel_thread.call(lambda: put_in(self.scheduler.blocks, self.cache, sequence, saved))
+        return saved.token_ids
+
+    def _cache_only(self, token_ids: SequenceOf[int], salt: str | None) -> Sequence:
+        """A sequence that is never scheduled."""
+        return self._new_sequence(token_ids, GenerationConfig(cache_salt=salt), lambda event: None)
+
+    def _cache_identity(self) -> dict[str, Any]:
+        """What the bytes of a saved cache depend on."""
+        return {
+            "model": self.model.fingerprint(),
+            "densecore": __version__,
+            "block_size": self.config.block_size,
+            "kv_cache_dtype": self.config.kv_cache_dtype,
+        }
+
     def compile_kernels(self, num_processes: int = 0) -> int:
         """Compile what the model needs and the cache lacks; see `densecore.precompile`."""
         self._check_open()
@@ -112,14 +144,17 @@ class Engine:
 
     def get_metrics(self) -> dict[str, Any]:
         """Counters and rates of `Metrics`, and the state of queue, cache and threads now."""
-        scheduler = self.scheduler
+        scheduler, blocks = self.scheduler, self.scheduler.blocks
         return {
             **self.metrics.snapshot(),
             "active_requests": len(scheduler.running),
-            "waiting_requests": len(scheduler.waiting) + len(self._inbox),
-            "kv_cache_usage_percent": 100 * scheduler.blocks.usage,
-            "kv_cache_blocks_total": scheduler.blocks.num_blocks,
-            "kv_cache_blocks_free": scheduler.blocks.num_free,
+            "waiting_requests": self.num_waiting,
+            "preemptions_total": scheduler.num_preemptions,
+            "kv_cache_usage_percent": 100 * blocks.usage,
+            "kv_cache_blocks_total": blocks.num_blocks,
+            "kv_cache_blocks_used": blocks.num_blocks - blocks.num_free,
+            "kv_cache_blocks_free": blocks.num_free,
+            "kv_cache_blocks_cached": blocks.num_cached,
             "kv_cache_bytes": self.cache.num_bytes,
             "num_threads": self.runner.workers.num_threads,
         }
@@ -129,6 +164,40 @@ class Engine:
         if not self.closed:
             self.closed = True
             kernel_thread.call(self._end_all)
+
+    def _new_sequence(
+        self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]
+    ) -> Sequence:
+        room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
+        sampler = self.samplers.create(config, prompt_ids)
+        detokenizer = self.tokenizer.detokenizer(prompt_ids, keep_first_space=config.structure is not None)
+        return Sequence(
+            prompt_ids=prompt_ids,
+            config=config,
+            sampler=sampler,
+            text=TextAssembler(detokenizer, tuple(config.stop_sequences or ())),
+            emit=emit,
+            max_output=min(config.max_tokens, room),
+            eog_ids=self.tokenizer.eog_ids,
+            max_len=self.max_model_len,
+            constraint=sampler.constraint,
+            logprobs=sampler.logprobs,
+        )
+
+    def _queue(self, sequence: Sequence) -> None:
+        with self._submitting:
+            if self.num_waiting >= self.config.max_num_waiting:
+                raise QueueFullError(
+                    f"{self.num_waiting} requests are waiting, as many as max_num_waiting allows: "
+                    "try again when some have ended, or raise max_num_waiting"
+                )
+            self._inbox.append(sequence)
+        self.metrics.submitted()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not started, or were preempted."""
+        return len(self.scheduler.waiting) + len(self._inbox)
 
     def _counted(self, emit: Callable[[Event], None]) -> Callable[[Event], None]:
         def send(event: Event) -> None:
@@ -143,10 +212,12 @@ class Engine:
     def step(self) -> bool:
         """One tick; False when there is nothing left to do."""
         self._admit()
+        start = time.perf_counter()
         try:
             batch = self.scheduler.schedule()
             logits = self.runner.run(batch)
             self.scheduler.postprocess(batch, self._sample(batch, logits))
+            self._measure(batch, time.perf_counter() - start)
         except Exception as error:  # no single request caused it: the engine cannot tell what is still sound
             logger.exception("a step of the engine failed")
             self._end_all(InferenceError(f"the engine failed in a step: {error}"))
@@ -155,6 +226,14 @@ class Engine:
     def _admit(self) -> None:
         while self._inbox:
             self.scheduler.add(self._inbox.popleft())
+
+    def _measure(self, batch: list[Scheduled], seconds: float) -> None:
+        """Let the scheduler and the metrics know how long a step took."""
+        if batch:
+            num_decoding = sum(entry.decodes for entry in batch)
+            num_prompt_tokens = sum(entry.num_tokens for entry in batch) - num_decoding
+            self.scheduler.budget.measured(num_decoding, num_prompt_tokens, seconds)
+            self.metrics.step(batch, seconds)
 
     def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[int | Exception]:
         """The next token of each sequence that has logits; an unusable row fails its own sequence only."""
@@ -180,18 +259,28 @@ class Engine:
         if wanted > trained:
             raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
         block_bytes = config.block_size * self.model.config.kv_bytes_per_token(ELEMENT_BYTES[config.kv_cache_dtype])
-        affordable = int(available_memory() * KV_MEMORY_FRACTION) // block_bytes
+        room, source = self._cache_room()
+        affordable = room // block_bytes
         needed = -(-wanted // config.block_size)
         if needed > affordable:
             fitting = affordable * config.block_size
             if config.max_model_len is not None or not fitting:
                 raise InvalidConfigError(
-                    f"max_model_len is {wanted}, whose KV cache takes {needed * block_bytes / 2**20:.0f} MiB; "
-                    f"half of the available memory holds {fitting} tokens"
+                    f"max_model_len is {wanted}, whose KV cache takes {needed * block_bytes / 2**20:.1f} MiB; "
+                    f"{source} ({room / 2**20:.1f} MiB) holds {fitting} tokens"
                 )
-            logger.warning("context limited to %d tokens of %d by available memory", fitting, trained)
+            logger.warning("context limited to %d tokens of %d by %s", fitting, trained, source)
             wanted, needed = fitting, affordable
         return wanted, min(needed * config.max_num_seqs, affordable)
+
+    def _cache_room(self) -> tuple[int, str]:
+        """Bytes that the cache may take, and what sets that limit."""
+        available, chosen = available_memory(), self.config.kv_cache_bytes
+        if chosen is None:
+            return int(available * KV_MEMORY_FRACTION), "half of the available memory"
+        if chosen > available:
+            raise InvalidConfigError(f"kv_cache_bytes is {chosen}, but only {available} bytes of memory are available")
+        return chosen, "kv_cache_bytes"
 
     def _check_open(self) -> None:
         if self.closed:

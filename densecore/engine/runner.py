@@ -35,6 +35,9 @@ class Runner:
         """
         if not scheduled:
             return np.empty((0, self.model.config.n_vocab), np.float32)
+        for entry in scheduled:
+            if entry.copy is not None:
+                self.cache.copy_block(*entry.copy)
         batch = build_batch(scheduled, self.cache.block_size)
         return self.model.forward(batch, self.cache, self.workers.apply())
 

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from densecore.engine.block_manager import BlockManager
 from densecore.engine.sequence import Sequence, Status
-from densecore.exceptions import TimeoutError
+from densecore.engine.token_budget import TokenBudget
+from densecore.exceptions import InferenceError, TimeoutError
 
 __all__ = ["Scheduled", "Scheduler"]
+
+PRIORITY_SECONDS = 10.0  # a step of priority is worth so much waiting
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """The next `num_tokens` uncached tokens of a sequence are computed in this step."""
+    """The next `num_tokens` uncached tokens of a sequence are computed in this step.
+
+    decodes : whether it is one token, of a sequence that all others of are cached; it is not part of a prompt.
+    copy : blocks (source, destination) whose content is copied before, see `BlockManager.start`.
+    """
 
     sequence: Sequence
     num_tokens: int
+    decodes: bool = False
+    copy: tuple[int, int] | None = None
 
     @property
     def wants_logits(self) -> bool:
@@ -30,36 +40,63 @@ def _num_uncached(sequence: Sequence) -> int:
     return len(sequence.token_ids) - sequence.num_cached_tokens
 
 
-class Scheduler:
-    """First come, first served; running sequences before waiting ones; long prompts in chunks."""
+def _is_decoding(sequence: Sequence) -> bool:
+    """Whether only its newest token is left to compute."""
+    return _num_uncached(sequence) == 1 and sequence.num_cached_tokens > 0
 
-    def __init__(self, blocks: BlockManager, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        self.blocks = blocks
+
+def _rank(sequence: Sequence) -> tuple[float, int]:
+    return sequence.rank
+
+
+class Scheduler:
+    """Decides by rank: the time of arrival, moved by priority. It never changes, so whoever is first gets on.
+
+    Running sequences decode, then prompts are computed in chunks, then waiting sequences start. Where blocks or places
+    are short, the sequence of the worst rank gives up its own, and is computed again later.
+
+    Parameters
+    ----------
+    blocks : of the KV cache; they must be enough for any one sequence.
+    max_num_seqs, max_num_batched_tokens : that run at once, and that a step computes.
+    clock : seconds, as `time.perf_counter`; deadlines and ranks are in it.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.blocks, self.clock = blocks, clock
         self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.budget = TokenBudget(max_num_batched_tokens)
+        self.waiting: list[Sequence] = []  # both in the order of rank
         self.running: list[Sequence] = []
+        self.num_preemptions = 0
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        sequence.rank = (self.clock() - PRIORITY_SECONDS * sequence.config.priority, sequence.seq_id)
+        insort(self.waiting, sequence, key=_rank)
 
     def schedule(self) -> list[Scheduled]:
-        """The work of the next step: at most `max_num_batched_tokens` tokens, decoding sequences first."""
+        """The work of the next step, at most `max_num_batched_tokens` tokens."""
         self._drop_ended()
+        self._displace()
         batch: list[Scheduled] = []
-        budget = self.max_num_batched_tokens
-        for sequence in sorted(self.running, key=_num_uncached):
-            if sequence.status is Status.RUNNING:  # not preempted a moment ago, for one before it
-                budget -= self._take(sequence, budget, batch)
-        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
-            taken = self._take(self.waiting[0], budget, batch)
-            if not taken:
-                break
-            budget -= taken
-            self._start(self.waiting.popleft())
+        room = self.max_num_batched_tokens
+        for sequence in [sequence for sequence in self.running if _is_decoding(sequence)]:
+            room -= self._continue(sequence, room, batch)
+        room = min(room, self.budget.prompt_tokens(len(batch)))
+        for sequence in [sequence for sequence in self.running if not _is_decoding(sequence)]:
+            room -= self._continue(sequence, room, batch)
+        if len(batch) == len(self.running):  # nobody who runs is short of anything
+            self._start_waiting(room, batch)
         return batch
 
     def postprocess(self, batch: list[Scheduled], sampled: list[int | Exception]) -> None:
@@ -68,73 +105,125 @@ class Scheduler:
         for entry in batch:
             sequence, wants_logits = entry.sequence, entry.wants_logits
             sequence.num_cached_tokens += entry.num_tokens
-            if not wants_logits:
-                continue
-            token_id = next(results)
-            if isinstance(token_id, Exception):
-                self.finish(sequence, None, token_id)
-                continue
-            reason = sequence.append(token_id)
-            if reason is not None:
-                self.finish(sequence, reason)
+            self.blocks.note(sequence, tail=wants_logits and entry.num_tokens > 1)
+            if wants_logits:
+                self._take_result(sequence, next(results))
 
     def finish(self, sequence: Sequence, reason: str | None, error: Exception | None = None) -> None:
         """End a sequence in whatever state it is, and free its blocks. Harmless when called twice."""
-        self.blocks.release(sequence)
-        if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        self._leave(sequence, keep=error is None)
         sequence.finish(reason, error)
 
-    def _take(self, sequence: Sequence, budget: int, batch: list[Scheduled]) -> int:
-        """Put as many of the sequence's tokens as fit into the batch, and return their number."""
-        num_tokens = min(_num_uncached(sequence), budget)
-        while num_tokens and not self.blocks.extend(sequence, sequence.num_cached_tokens + num_tokens):
+    # ------------------------------------------------------------------ running sequences
+
+    def _continue(self, sequence: Sequence, room: int, batch: list[Scheduled]) -> int:
+        """Put as many tokens of a running sequence as fit into the batch, and return their number."""
+        num_tokens = min(_num_uncached(sequence), room)
+        if num_tokens <= 0 or sequence.status is not Status.RUNNING:  # preempted a moment ago, for one before it
+            return 0
+        while not self.blocks.extend(sequence, sequence.num_cached_tokens + num_tokens):
             if not self._preempt_for(sequence, batch):
                 return 0
-        if num_tokens:
-            batch.append(Scheduled(sequence, num_tokens))
+        batch.append(Scheduled(sequence, num_tokens, _is_decoding(sequence)))
         return num_tokens
 
     def _preempt_for(self, sequence: Sequence, batch: list[Scheduled]) -> bool:
-        """Free the blocks of the youngest sequence that runs and is not in the batch; it is computed again later.
-
-        Only a running sequence may displace another, and only one that came after it: the oldest always gets on.
-        """
-        if sequence.status is not Status.RUNNING:
-            return False
+        """Preempt the sequence of the worst rank that is not in the batch, if that is worse than `sequence`'s."""
         taken = {entry.sequence for entry in batch}
-        younger = self.running[self.running.index(sequence) + 1 :]
-        victims = [candidate for candidate in younger if candidate not in taken]
-        if not victims:
-            return False
-        victim = victims[-1]
-        self.blocks.release(victim)
-        self.running.remove(victim)
-        victim.status = Status.WAITING
-        self.waiting.appendleft(victim)
-        return True
+        for victim in reversed(self.running):
+            if victim.rank <= sequence.rank:
+                return False
+            if victim not in taken:
+                self._preempt(victim)
+                return True
+        return False
 
-    def _start(self, sequence: Sequence) -> None:
+    def _preempt(self, victim: Sequence) -> None:
+        """Take the blocks of a running sequence; what nobody else needs meanwhile it will find in the cache."""
+        self._leave(victim)
+        victim.status = Status.WAITING
+        victim.num_preemptions += 1
+        self.num_preemptions += 1
+        insort(self.waiting, victim, key=_rank)
+
+    def _take_result(self, sequence: Sequence, result: int | Exception) -> None:
+        """Give a sequence its next token, or the error that ends it; whatever fails here is its own affair."""
+        if sequence.aborted:
+            self.finish(sequence, "abort")
+        elif isinstance(result, Exception):
+            self.finish(sequence, None, result)
+        else:
+            try:
+                reason = sequence.append(result)
+            except Exception as error:
+                self.finish(sequence, None, InferenceError(f"token {result} has no text: {error}"))
+                return
+            if reason is not None:
+                self.finish(sequence, reason)
+            elif len(sequence.token_ids) > sequence.max_len:
+                self.blocks.release(sequence)
+                sequence.shift_context()  # it goes on running, and is computed again like a prompt
+
+    # ------------------------------------------------------------------ waiting sequences
+
+    def _displace(self) -> None:
+        """Preempt sequences that run for a waiting one that comes before them and cannot start otherwise."""
+        while self.waiting and not self._fits(self.waiting[0]):
+            first = self.waiting[0]
+            worse = [sequence for sequence in self.running if sequence.rank > first.rank]
+            if not worse or self._num_missing(first) > sum(len(sequence.block_table) for sequence in worse):
+                break
+            self._preempt(worse[-1])
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether there is a place for it, and blocks for all that it consists of so far."""
+        return len(self.running) < self.max_num_seqs and not self._num_missing(sequence)
+
+    def _num_missing(self, sequence: Sequence) -> int:
+        return self.blocks.missing(self.blocks.find_prefix(sequence), len(sequence.token_ids))
+
+    def _start_waiting(self, room: int, batch: list[Scheduled]) -> None:
+        """Start waiting sequences in order until one does not fit, or will soon find more of itself in the cache."""
+        while room > 0 and self.waiting and self._fits(self.waiting[0]):
+            sequence = self.waiting[0]
+            prefix = self.blocks.find_prefix(sequence)
+            if any(self.blocks.computes_next(other, sequence, prefix) for other in self.running):
+                break
+            self.waiting.pop(0)
+            num_tokens = min(len(sequence.token_ids) - prefix.num_tokens, room)
+            copy = self.blocks.start(sequence, prefix, prefix.num_tokens + num_tokens)
+            self._run(sequence)
+            batch.append(Scheduled(sequence, num_tokens, copy=copy))
+            room -= num_tokens
+
+    def _run(self, sequence: Sequence) -> None:
         sequence.status = Status.RUNNING
+        insort(self.running, sequence, key=_rank)
         if sequence.started is None:
             sequence.started = time.perf_counter()
-        self.running.append(sequence)
+            sequence.num_prefix_tokens = sequence.num_cached_tokens
+
+    # ------------------------------------------------------------------ ends
+
+    def _leave(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Take a sequence out of both lists, and its blocks from it."""
+        self.blocks.release(sequence, keep=keep)
+        for sequences in (self.running, self.waiting):
+            if sequence in sequences:
+                sequences.remove(sequence)
 
     def _drop_ended(self) -> None:
         """Finish what was aborted, and what is past its deadline."""
-        now = time.perf_counter()
+        now = self.clock()
         for sequence in (*self.running, *self.waiting):
             if sequence.aborted:
                 self.finish(sequence, "abort")
             elif now > sequence.deadline:
-                seconds = sequence.config.timeout
-                self.finish(
-                    sequence,
-                    None,
-                    TimeoutError(
-                        f"no end after {seconds:g} s and {sequence.num_output_tokens} tokens: "
-                        "increase timeout or reduce max_tokens"
-                    ),
-                )
+                self.finish(sequence, None, _too_late(sequence))
+
+
+def _too_late(sequence: Sequence) -> TimeoutError:
+    return TimeoutError(
+        f"no end after {sequence.config.timeout:g} s and {sequence.num_output_tokens} tokens: "
+        "increase timeout or reduce max_tokens"
+    )

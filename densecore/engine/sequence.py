@@ -10,13 +10,16 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from enum import Enum
 
-from densecore.config import GenerationConfig
+from densecore.config import MAX_INT, GenerationConfig
 from densecore.engine.text import TextAssembler
+from densecore.exceptions import InferenceError
 from densecore.sampling import Constraint, Sampler, TokenLogprobs
 
 __all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
 
 logger = logging.getLogger("densecore")
+
+KEPT_TOKENS = 4  # at the beginning of a context that is shifted
 
 _ids = itertools.count(1)
 
@@ -94,6 +97,7 @@ class Sequence:
     """One prompt and what has been generated for it.
 
     `num_cached_tokens` of its tokens have keys and values in the blocks of `block_table`; the rest are computed next.
+    The last four fields below belong to the scheduler and the block manager.
     """
 
     prompt_ids: SequenceOf[int]
@@ -105,29 +109,34 @@ class Sequence:
     eog_ids: frozenset[int] = frozenset()
     constraint: Constraint | None = None  # the sampler's grammar, which may come to its end
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # the sampler's: of the output so far
+    max_len: int = MAX_INT  # tokens of the context; only `shift_context` keeps within it
 
     seq_id: int = field(default_factory=_ids.__next__)
     status: Status = Status.WAITING
-    token_ids: list[int] = field(default_factory=list)  # prompt, then output
+    token_ids: list[int] = field(default_factory=list)  # prompt, then output; less what was shifted out
+    output_ids: list[int] = field(default_factory=list)
     block_table: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
     num_sent_logprobs: int = 0
+    num_prefix_tokens: int = 0  # of the prompt, found in the cache at the first start
     aborted: bool = False  # set from any thread; the scheduler acts on it
     created: float = field(default_factory=time.perf_counter)
     started: float | None = None
     first_token: float | None = None
     last_token: float | None = None
+    last_gap: float | None = None  # seconds between the last two tokens
+
+    rank: tuple[float, int] = (0.0, 0)  # who comes first; smaller is sooner
+    num_preemptions: int = 0
+    digests: list[bytes] = field(default_factory=list)  # of the full blocks so far, after that of the salt
+    num_noted_blocks: int = 0  # full blocks that the block manager knows the content of
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_ids)
 
     @property
-    def output_ids(self) -> list[int]:
-        return self.token_ids[len(self.prompt_ids) :]
-
-    @property
     def num_output_tokens(self) -> int:
-        return len(self.token_ids) - len(self.prompt_ids)
+        return len(self.output_ids)
 
     @property
     def deadline(self) -> float:
@@ -136,10 +145,13 @@ class Sequence:
 
     def append(self, token_id: int) -> str | None:
         """Take a sampled token: send its text, and return the finish reason if this was the last one."""
-        self.last_token = time.perf_counter()
+        before, self.last_token = self.last_token, time.perf_counter()
+        if before is not None:
+            self.last_gap = self.last_token - before
         if self.first_token is None:
             self.first_token = self.last_token
         self.token_ids.append(token_id)
+        self.output_ids.append(token_id)
         if token_id in self.eog_ids:
             return "stop"
         delta = self.text.push(token_id)
@@ -148,14 +160,27 @@ class Sequence:
             return "stop"
         return "length" if self.num_output_tokens >= self.max_output else None
 
+    def shift_context(self) -> None:
+        """Drop the older half of the context but its first tokens; it must have no blocks.
+
+        Models put much of their attention on the first tokens, whatever they are (Xiao et al. 2023, "Efficient
+        streaming language models with attention sinks").
+        """
+        assert not self.block_table
+        kept = min(KEPT_TOKENS, self.max_len // 2)
+        self.token_ids = self.token_ids[:kept] + self.token_ids[kept + (self.max_len - kept + 1) // 2 :]
+        self.digests.clear()
+
     def finish(self, finish_reason: str | None, error: Exception | None = None) -> None:
         """Send what text was held back, and the last event. Only the first call does anything."""
         if self.status is Status.FINISHED:
             return
         self.status = Status.FINISHED
-        if error is None:
-            self._send_text(self.text.flush())
-        usage = Usage(len(self.prompt_ids), self.num_output_tokens)
+        try:
+            self._send_text(self.text.flush() if error is None else "")
+        except Exception as failure:
+            finish_reason, error = None, InferenceError(f"the end of the output has no text: {failure}")
+        usage = Usage(len(self.prompt_ids), self.num_output_tokens, self.num_prefix_tokens)
         logprobs = tuple(self.logprobs[: self.num_output_tokens])
         self._send(Finished(finish_reason, tuple(self.output_ids), usage, self._timings(), error, logprobs))
 

@@ -77,8 +77,18 @@ class KVCache:
         self.k, self.v = arrays[::2], arrays[1::2]
 
     @property
+    def arrays(self) -> list[np.ndarray]:
+        """Keys, then values, of each layer; the first axis is that of blocks."""
+        return [array for pair in zip(self.k, self.v, strict=True) for array in pair]
+
+    @property
     def num_bytes(self) -> int:
-        return sum(array.nbytes for array in (*self.k, *self.v))
+        return sum(array.nbytes for array in self.arrays)
+
+    def copy_block(self, source: int, destination: int) -> None:
+        """Copy keys and values of a block, in all layers."""
+        for array in self.arrays:
+            array[destination] = array[source]
 
 
 def _aligned_arrays(shapes: list[tuple[int, ...]], dtype: type) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from densecore.models.batch import Batch, KVCache
 
 __all__ = ["RecordedStep", "RecordedSteps"]
 
-MAX_RECORDED = 64  # shapes that are kept for a cache; each takes some 100 KB
+MAX_RECORDED = 128  # shapes that are kept for a cache; each takes some 100 KB
 
 Compute = Callable[[Batch, Plan], np.ndarray]
 
@@ -45,8 +45,10 @@ class RecordedSteps:
         """The record for this cache and batches of this shape, made if there is none."""
         records = self._by_cache.setdefault(cache, {})
         shapes = tuple(array.shape for array in batch.arrays)
-        if shapes not in records:
+        record = records.pop(shapes, None)
+        if record is None:
             if len(records) >= MAX_RECORDED:
-                records.pop(next(iter(records)))  # the oldest
-            records[shapes] = RecordedStep(batch, compute)
-        return records[shapes]
+                records.pop(next(iter(records)))  # the one that was used least recently
+            record = RecordedStep(batch, compute)
+        records[shapes] = record
+        return record

@@ -1,48 +1,13 @@
-"""Scheduler and blocks, without a model: budgets, order, preemption, ends."""
+"""Scheduler, without a model: budgets, order, priorities, preemption, ends."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from densecore.config import GenerationConfig
-from densecore.engine.block_manager import BlockManager
-from densecore.engine.scheduler import Scheduler
-from densecore.engine.sequence import Finished, Sequence, Status
-from densecore.engine.text import TextAssembler
+from densecore.engine.scheduler import PRIORITY_SECONDS
+from densecore.engine.sequence import Finished, Status
 from densecore.exceptions import InferenceError, TimeoutError
-from tests.engine.test_text import Characters
-
-
-def new_sequence(prompt: int = 5, output: int = 3, timeout: float | None = None) -> Sequence:
-    events: list = []
-    config = GenerationConfig(max_tokens=output, timeout=timeout)
-    sequence = Sequence(
-        prompt_ids=range(prompt),
-        config=config,
-        sampler=None,
-        text=TextAssembler(Characters()),
-        emit=events.append,
-        max_output=output,
-    )
-    sequence.events = events
-    return sequence
-
-
-def new_scheduler(num_blocks=10, block_size=4, max_num_seqs=4, max_num_batched_tokens=16) -> Scheduler:
-    return Scheduler(BlockManager(num_blocks, block_size), max_num_seqs, max_num_batched_tokens)
-
-
-def step(scheduler: Scheduler) -> list:
-    batch = scheduler.schedule()
-    scheduler.postprocess(batch, [ord("x") for entry in batch if entry.wants_logits])
-    return batch
-
-
-def sizes(batch) -> list[int]:
-    return [entry.num_tokens for entry in batch]
+from tests.engine.sequences import new_scheduler, new_sequence, sizes, step
 
 
 def test_long_prompts_are_cut_and_decoding_goes_first():
@@ -79,10 +44,75 @@ def test_the_youngest_is_preempted_and_computed_again():
     assert young.block_table == []
     assert young.num_cached_tokens == 0
     assert young.num_output_tokens == 2
+    assert scheduler.num_preemptions == young.num_preemptions == 1
     while scheduler.has_work:
         step(scheduler)
     assert [len(s.output_ids) for s in (old, young)] == [8, 8]
     assert scheduler.blocks.num_free == 4
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestPriority:
+    def test_the_higher_starts_first(self):
+        scheduler = new_scheduler(max_num_seqs=1)
+        low, high = new_sequence(), new_sequence(priority=1)
+        for sequence in (low, high):
+            scheduler.add(sequence)
+        assert [entry.sequence for entry in step(scheduler)] == [high]
+
+    @pytest.mark.parametrize("short_of", ["places", "blocks"])
+    def test_the_higher_displaces_the_lower(self, short_of):
+        scheduler = new_scheduler(max_num_seqs=2) if short_of == "places" else new_scheduler(num_blocks=4)
+        sequences = [new_sequence(7, 5), new_sequence(7, 5)]
+        for sequence in sequences:
+            scheduler.add(sequence)
+        step(scheduler)
+        high = new_sequence(6, 2, priority=3)
+        scheduler.add(high)
+        step(scheduler)
+        assert [sequence.status for sequence in (*sequences, high)] == [Status.RUNNING, Status.WAITING, Status.RUNNING]
+        while scheduler.has_work:
+            step(scheduler)
+        assert [sequence.num_output_tokens for sequence in (*sequences, high)] == [5, 5, 2]
+
+    def test_nobody_is_displaced_in_vain(self):
+        """The blocks of those that come after it are not enough."""
+        scheduler = new_scheduler(num_blocks=10)
+        first, worse, high = new_sequence(30, 4, priority=9), new_sequence(3, 4), new_sequence(20, 2, priority=5)
+        scheduler.add(first)
+        scheduler.add(worse)
+        for _ in range(3):
+            step(scheduler)
+        scheduler.add(high)
+        step(scheduler)
+        statuses = [sequence.status for sequence in (first, worse, high)]
+        assert statuses == [Status.RUNNING, Status.RUNNING, Status.WAITING]
+        while scheduler.has_work:
+            step(scheduler)
+        assert scheduler.num_preemptions == 0
+
+    def test_an_equal_one_displaces_nobody(self):
+        scheduler = new_scheduler(max_num_seqs=1)
+        first = new_sequence(3, 5)
+        scheduler.add(first)
+        step(scheduler)
+        scheduler.add(new_sequence())
+        assert [entry.sequence for entry in step(scheduler)] == [first]
+
+    def test_waiting_makes_up_for_it(self):
+        clock = Clock()
+        scheduler = new_scheduler(max_num_seqs=1, clock=clock)
+        low = new_sequence(created=0)
+        scheduler.add(low)
+        clock.now = 2 * PRIORITY_SECONDS + 1
+        scheduler.add(new_sequence(priority=2))
+        assert [entry.sequence for entry in step(scheduler)] == [low]
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["waiting", "running"])
@@ -98,6 +128,18 @@ def test_abort(started):
     assert scheduler.blocks.num_free == 10
     scheduler.finish(sequence, "abort")  # once more does nothing
     assert sum(isinstance(event, Finished) for event in sequence.events) == 1
+
+
+def test_abort_while_a_step_computes_adds_no_token():
+    scheduler = new_scheduler()
+    sequence = new_sequence()
+    scheduler.add(sequence)
+    batch = scheduler.schedule()
+    sequence.aborted = True
+    scheduler.postprocess(batch, [ord("x")])
+    assert [type(event) for event in sequence.events] == [Finished]
+    assert scheduler.blocks.num_free == 10
+    assert not scheduler.has_work
 
 
 def test_timeout():
@@ -119,6 +161,25 @@ def test_an_unusable_row_of_logits_fails_its_own_sequence_only():
     assert good.num_output_tokens == 1
 
 
+@pytest.mark.parametrize("method", ["push", "flush"])
+def test_text_that_cannot_be_made_fails_its_own_sequence_only(method):
+    scheduler = new_scheduler()
+    good, bad = new_sequence(3, 2), new_sequence(3, 2)
+
+    def fail(*_):
+        raise MemoryError("no room for a character")
+
+    setattr(bad.text, method, fail)
+    scheduler.add(bad)
+    scheduler.add(good)
+    while scheduler.has_work:
+        step(scheduler)
+    assert isinstance(bad.events[-1].error, InferenceError)
+    assert "no room for a character" in str(bad.events[-1].error)
+    assert good.events[-1].finish_reason == "length"
+    assert scheduler.blocks.num_free == 10
+
+
 def test_a_receiver_that_raises_ends_its_own_request(caplog):
     scheduler = new_scheduler()
     sequence = new_sequence()
@@ -132,55 +193,3 @@ def test_a_receiver_that_raises_ends_its_own_request(caplog):
     assert step(scheduler) == []
     assert scheduler.blocks.num_free == 10
     assert "receiver is gone" in caplog.text
-
-
-class Machine(RuleBasedStateMachine):
-    """Random requests, aborts and steps: blocks are free or owned once, and everything ends."""
-
-    sequences = Bundle("sequences")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scheduler = new_scheduler()
-        self.all: list[Sequence] = []
-
-    @rule(target=sequences, prompt=st.integers(1, 30), output=st.integers(1, 10))
-    def submit(self, prompt, output):
-        sequence = new_sequence(prompt, output)
-        self.scheduler.add(sequence)
-        self.all.append(sequence)
-        return sequence
-
-    @rule(sequence=sequences)
-    def abort(self, sequence):
-        sequence.aborted = True
-
-    @rule()
-    def step(self):
-        before = self.scheduler.has_work
-        batch = step(self.scheduler)
-        assert sum(sizes(batch)) <= 16
-        assert len({entry.sequence.seq_id for entry in batch}) == len(batch)
-        assert not before or batch or not self.scheduler.has_work, "work, but nothing was scheduled"
-
-    @invariant()
-    def blocks_are_free_or_owned_once(self):
-        blocks = self.scheduler.blocks
-        owned = [block for sequence in self.all for block in sequence.block_table]
-        assert len(owned) + blocks.num_free == blocks.num_blocks
-        assert sorted([*owned, *blocks._free]) == list(range(blocks.num_blocks))
-
-    def teardown(self):
-        for _ in range(2000):
-            if not self.scheduler.has_work:
-                break
-            step(self.scheduler)
-        for sequence in self.all:
-            assert sequence.status is Status.FINISHED
-            assert sum(isinstance(event, Finished) for event in sequence.events) == 1
-            assert sequence.aborted or sequence.num_output_tokens == sequence.max_output
-        assert self.scheduler.blocks.num_free == self.scheduler.blocks.num_blocks
-
-
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
