@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from .cache import INLINED_OPTIONS, inlined
 from .formats.base import Format
-from .gemm import multiply_panels
+from .gemm import Ahead, ask, multiply_panels
 from .panel import RUN, Panel
 from .simd import (
     PARTS,
@@ -25,7 +25,6 @@ from .simd import (
     load_i8x32,
     load_u32,
     local_array,
-    prefetch_far,
     store,
     store_rows,
 )
@@ -50,22 +49,20 @@ BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
 
 
-def unpack_planes(fmt, w, start, stride, num_blocks, ahead, panel):
+def unpack_planes(fmt, w, start, stride, num_blocks, panel):
     """Compiled code only: as `gemm.unpack_panel`, with integer scales multiplied in: one or two planes of int8."""
 
 
 @overload(unpack_planes, jit_options=INLINED_OPTIONS)
-def _unpack_planes(fmt, w, start, stride, num_blocks, ahead, panel):
+def _unpack_planes(fmt, w, start, stride, num_blocks, panel):
     how, type_size, qk = fmt.format.unpacked, fmt.format.type_size, fmt.format.qk
     unpack_header, unpack_quants, groups = how.unpack_header, how.unpack_quants, how.groups
     scales, offset, runs_in_group = how.scales, how.offset or how.bias, qk // RUN // how.groups
     plane = PARTS * (STRETCH // qk) * groups  # where the second one begins, in units of `store_rows`
 
-    def fill(fmt, w, start, stride, num_blocks, ahead, panel):
+    def fill(fmt, w, start, stride, num_blocks, panel):
         for part in range(PARTS):
             for b in range(num_blocks):
-                for line in range(0, 8 * type_size, 64):
-                    prefetch_far(w, ahead + 8 * type_size * (part * num_blocks + b) + line)
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
@@ -131,16 +128,18 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
     multiply_narrow = inlined(multiply_panels(fmt))
 
     @inlined
-    def multiply_tile(panel, num_blocks, tokens, x_at, d_at, acc, place):
+    def multiply_tile(panel, num_blocks, tokens, x_at, d_at, acc, place, w, ahead):
         """Add the products of `num_blocks` blocks of a panel with a tile of tokens to a tile of acc.
 
         x_at, d_at : of tokens, where the tile's q and d begin
+        w, ahead : what to prefetch meanwhile; returns what is left of it
         """
         sums, half, b = local_array(np.int32, sums_size), 0, 0
         last = HALVES * num_blocks - 1
         result = load_results(TOKENS, acc, place)
         multiply_tiles(width, steps, planes, panel.q, 0, plane, tokens.q, x_at, sums, 0)
         for i in range(last + 1):
+            ahead = ask(w, ahead)
             if i < last:  # the tile registers go ahead by a block: their sums take a while to arrive
                 next_half, after = (half, b + 1) if b + 1 < num_blocks else (half + 1, 0)
                 q, k = TILE_ROWS * qk * after + 4 * LANES * next_half, x_at + TOKENS * qk * after
@@ -159,6 +158,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                 half, b = half + 1, 0
                 if half < HALVES:
                     result = load_results(TOKENS, acc, place + LANES * half)
+        return ahead
 
     @inlined
     def write_rows(y, begin, end, row, last, top, acc):
@@ -205,12 +205,16 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                     acc[i] = 0
                 for block in range(0, num_blocks, blocks_in_panel):
                     n = min(blocks_in_panel, num_blocks - block)
-                    ahead = (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size
-                    unpack_planes(fmt, w, top * row_bytes + block * type_size, row_bytes, n, ahead, panel)
+                    unpack_planes(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel)
+                    place, size = (
+                        (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
+                        TILE_ROWS * type_size * n,
+                    )
+                    ahead = Ahead(place, place + size, size // (64 * num_tiles * n * HALVES) + 1)
                     for tile in range(num_tiles):
                         x_at = TOKENS * (block * qk * num_tiles + tile * STRETCH)
                         d_at, place = TOKENS * (tile * num_blocks + block), TILE_ROWS * TOKENS * tile
-                        multiply_tile(panel, n, tokens, x_at, d_at, acc, place)
+                        ahead = multiply_tile(panel, n, tokens, x_at, d_at, acc, place, w, ahead)
                 write_rows(y, begin, end, row, last, top, acc)
         release_tiles()
 
