@@ -11,13 +11,14 @@ from numba import prange, types
 
 from .cache import inlined, kernel
 from .simd import i16x16, load_i8x32, load_u8x32, madd, maddubs, prefetch_far, sum_i32x8
+from .simd_amx import configure_tiles, release_tiles, repeat_products
 from .simd_dots import HAS_DOT, LANES, dot
-from .simd_types import I8x32, U8x32, Vector, call, constant, instruction, splat
+from .simd_types import HAS_TILES, I8x32, U8x32, Vector, call, constant, instruction, splat
 
 READ_STEP = 128  # bytes that `read_all` takes at a time
 FAR = 16384  # bytes before they are read they are asked for, as kernels do: the CPU by itself reads more slowly
 CHAINS = 10  # independent instructions in flight: the latency of each is hidden
-MACS_PER_INSTRUCTION, MACS_PER_FMA = 4 * LANES, LANES
+MACS_PER_INSTRUCTION, MACS_PER_FMA = 16 * 16 * 64 if HAS_TILES else 4 * LANES, LANES
 WORDS, FLOATS = Vector("i32", LANES), Vector("f32", LANES)  # as wide as products of matrices use them
 
 
@@ -105,11 +106,24 @@ def byte_chains(first, rounds):
     return sum_words(a + b + c + d + e + f + g + h + i + j)
 
 
+@inlined
+def tile_chains(first, rounds):
+    """The same with tile registers, which hold zeros."""
+    configure_tiles(64)
+    for _ in range(rounds):
+        repeat_products(CHAINS)
+    release_tiles()
+    return first
+
+
+multiply_chains = tile_chains if HAS_TILES else byte_chains
+
+
 @kernel(parallel=True)
 def multiply_bytes(first, rounds, out):
     """CHAINS * `rounds` instructions on each of the tasks of `out` (int64); first: a small int, to start with."""
     for task in prange(out.size):
-        out[task] = byte_chains(first, rounds)
+        out[task] = multiply_chains(first, rounds)
 
 
 @inlined

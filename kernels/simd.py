@@ -16,8 +16,8 @@ number: ``acc = fma(f32x8(d), x, acc)``. This module gives
 Vectors live in compiled code only: none of this can be called from Python, nor under ``NUMBA_DISABLE_JIT=1``.
 
 Several implementations stand behind the names (`simd_types.ISAS`): ``ISA == "avx2"`` emits x86 instructions,
-``"avxvnni"`` and ``"avx512"`` use dot products of bytes and wider vectors for products of matrices, ``"neon"`` the ones
-of ARM; ``"portable"`` emits generic LLVM vector operations that any CPU runs, and that tests use as a second opinion.
+``"avxvnni"`` and ``"avx512"`` use dot products of bytes and wider vectors for products of matrices, ``"amx"`` the tile
+registers of newer Xeons as well (`simd_amx`), ``"neon"`` the dot products of ARM; ``"portable"`` emits generic LLVM vector operations that any CPU runs, and that tests use as a second opinion.
 All give the same bits (which NaN a NaN is aside). The environment variable ``DENSECORE_ISA`` overrides the choice that
 is made from the CPU's features.
 

@@ -80,6 +80,18 @@ def release_tiles(typingctx):
 
 
 @intrinsic(prefer_literal=True)
+def repeat_products(typingctx, times):
+    """The same products so many times, for nothing: what `roofs` measures (tdpbssd)."""
+
+    def codegen(context, builder, sig, args):
+        for i in range(times.literal_value):
+            emit_tile_instruction(builder, "llvm.x86.tdpbssd", _register(_C[i % 2]), _register(_A[0]), _register(_B[0]))
+        return context.get_dummy_value()
+
+    return types.void(times), codegen
+
+
+@intrinsic(prefer_literal=True)
 def multiply_tiles(typingctx, width, steps, planes, q, at, plane, x, start, sums, first):
     """Products of the tokens of a tile with 16 rows of a panel over `steps` times `width` elements (tdpbssd).
 

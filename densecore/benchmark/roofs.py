@@ -28,8 +28,8 @@ class Roofs:
     Attributes
     ----------
     read : bytes read from memory (GB/s).
-    int8_macs : int8 multiply-adds, by the CPU's best instruction alone (vpdpbusd, sdot; else vpmaddubsw, without
-        widening the sums).
+    int8_macs : int8 multiply-adds, by the CPU's best instruction alone (tdpbssd, vpdpbusd, sdot; else vpmaddubsw,
+        without widening the sums).
     float_macs : float32 multiply-adds; twice as many floating-point operations.
     """
 
