@@ -17,9 +17,9 @@ Vectors live in compiled code only: none of this can be called from Python, nor 
 
 Several implementations stand behind the names (`simd_types.ISAS`): ``ISA == "avx2"`` emits x86 instructions,
 ``"avxvnni"`` and ``"avx512"`` use dot products of bytes and wider vectors for products of matrices, ``"amx"`` the tile
-registers of newer Xeons as well (`simd_amx`), ``"neon"`` the dot products of ARM; ``"portable"`` emits generic LLVM vector operations that any CPU runs, and that tests use as a second opinion.
-All give the same bits (which NaN a NaN is aside). The environment variable ``DENSECORE_ISA`` overrides the choice that
-is made from the CPU's features.
+registers of newer Xeons as well (`simd_amx`), ``"neon"`` the dot products of ARM; ``"portable"`` emits generic LLVM
+vector operations that any CPU runs, and that tests use as a second opinion. All give the same bits (which NaN a NaN is
+aside). The environment variable ``DENSECORE_ISA`` overrides the choice that is made from the CPU's features.
 
 The parts: `simd_types` (types and operators), `simd_memory` (loads and stores), `simd_instructions` (the rest that
 works on single vectors), `simd_rows` (eight rows of a matrix into lanes), `simd_tiles` and `simd_dots` (many products).
