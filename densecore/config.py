@@ -14,9 +14,10 @@ from densecore import checks
 from densecore.checks import MAX_INT, integer, number
 from densecore.exceptions import InvalidConfigError
 
-__all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "STRUCTURES", "EngineConfig", "GenerationConfig"]
+__all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "SPECULATIONS", "STRUCTURES", "EngineConfig", "GenerationConfig"]
 
 KV_CACHE_DTYPES = ("f16", "f32")
+SPECULATIONS = ("prompt-lookup",)
 PINNING_POLICIES = ("scatter", "compact", "off")  # the first two are numbers 0 and 1 of the C API
 
 MAX_STOP_SEQUENCES = 64
@@ -61,7 +62,7 @@ _NUMBERS = {
     "mirostat_eta": (0.0, 1.0),
 }
 _ABOVE = ("top_p", "typical_p", "repetition_penalty")
-_FLAGS = ("json_mode", "context_shift", "ignore_eos", "logprobs")
+_FLAGS = ("json_mode", "context_shift", "ignore_eos", "logprobs", "speculate")
 
 
 def _cache_salt(value: Any) -> str | None:
@@ -92,6 +93,7 @@ class GenerationConfig:
     priority : -100 to 100, higher goes first. A step of 1 is worth 10 seconds of waiting: nothing waits forever.
     context_shift : go on when the context is full: its first 4 tokens and its newer half stay, the rest is forgotten.
     cache_salt : requests share what the KV cache holds of their prompts only with those of the same salt: one a tenant.
+    speculate : allow speculation, where the engine is set up for it; the output is the same with and without.
     json_mode : the output is a JSON object.
     json_schema : the output is JSON that is valid under this schema: a dict, or JSON text.
     regex : the output matches this regular expression, in the syntax of Rust's ``regex`` crate.
@@ -154,6 +156,7 @@ class GenerationConfig:
     priority: int = 0
     context_shift: bool = False
     cache_salt: str | None = field(default=None, repr=False)
+    speculate: bool = True
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -242,6 +245,9 @@ class EngineConfig:
     kv_cache_bytes : memory for the KV cache at most; None takes half of what is available, or less if that is enough
         for `max_num_seqs` sequences of full length.
     prefix_caching : use again what the cache holds of earlier prompts and outputs.
+    speculation : `prompt-lookup` guesses tokens from what followed the last ones earlier in the text, and verifies
+        several at once; None does so only with a draft model. It rests while it loses time.
+    num_speculative_tokens : tokens that are guessed at a time.
     """
 
     threads: int = 0
@@ -255,6 +261,8 @@ class EngineConfig:
     kv_cache_dtype: str = "f16"
     kv_cache_bytes: int | None = None
     prefix_caching: bool = True
+    speculation: str | None = None
+    num_speculative_tokens: int = 4
 
     def __post_init__(self) -> None:
         integer("threads", self.threads, 0, 4096)
@@ -267,6 +275,11 @@ class EngineConfig:
             integer("kv_cache_bytes", self.kv_cache_bytes, 1, MAX_BYTES)
         if not isinstance(self.prefix_caching, bool):
             raise InvalidConfigError(f"prefix_caching must be True or False, not {self.prefix_caching!r}")
+        integer("num_speculative_tokens", self.num_speculative_tokens, 1, 64)
+        if self.speculation is not None and self.speculation not in SPECULATIONS:
+            raise InvalidConfigError(
+                f"speculation must be {' or '.join(SPECULATIONS)}, or None, not {self.speculation!r}"
+            )
         if self.max_model_len is not None:
             integer("max_model_len", self.max_model_len, 1)
         if self.pinning not in PINNING_POLICIES:

@@ -23,7 +23,7 @@ from densecore.config import MAX_SEED, EngineConfig, GenerationConfig
 from densecore.engine import Engine
 from densecore.engine.logprobs import TokenLogprob, describe
 from densecore.engine.sequence import Event, Finished, TextDelta, Timings, Usage
-from densecore.exceptions import InvalidConfigError, UnsupportedFeatureError
+from densecore.exceptions import InvalidConfigError, ModelLoadError, UnsupportedFeatureError
 from densecore.gguf import GGUFFile
 from densecore.models import load_model
 from densecore.pending import PendingResult, run_all
@@ -135,13 +135,14 @@ class DenseCore:
     main_model_path : path of a GGUF file; of a split one, any part.
     threads : worker threads; 0 takes what the machine, affinity and cgroup quota allow.
     hf_repo_id : Hugging Face repository whose tokenizer is used instead of the file's.
-    draft_model_path : model for speculative decoding (in a later version).
+    draft_model_path : a smaller model with the same vocabulary, whose guesses the main one verifies: the same output,
+        sooner.
     **engine_options : fields of `EngineConfig`, such as `max_model_len` or `kv_cache_dtype`.
 
     Raises
     ------
     ModelLoadError
-        The file is missing, broken or of a kind that is not supported.
+        A file is missing, broken or of a kind that is not supported, or the draft model has another vocabulary.
     InvalidConfigError
         An option is unknown or out of range.
     """
@@ -155,17 +156,17 @@ class DenseCore:
         draft_model_path: str | os.PathLike[str] | None = None,
         **engine_options: Any,
     ) -> None:
-        if draft_model_path is not None:
-            _later("draft_model_path (speculative decoding)")
         config = _engine_config(threads, engine_options)
-        self._file = GGUFFile.open(os.path.expanduser(os.fspath(main_model_path)))
-        try:
-            model = load_model(self._file)
-            self._tokenizer = Tokenizer.from_hub(hf_repo_id) if hf_repo_id else Tokenizer.from_gguf(self._file)
-            self._engine = Engine(model, self._tokenizer, config)
-        except BaseException:
-            self._file.close()
-            raise
+        with contextlib.ExitStack() as files:
+            file = files.enter_context(contextlib.closing(_open(main_model_path)))
+            model, draft = load_model(file), None
+            self._tokenizer = Tokenizer.from_hub(hf_repo_id) if hf_repo_id else Tokenizer.from_gguf(file)
+            if draft_model_path is not None:
+                draft_file = files.enter_context(contextlib.closing(_open(draft_model_path)))
+                _check_same_vocabulary(file, draft_file)
+                draft = load_model(draft_file)
+            self._engine = Engine(model, self._tokenizer, config, draft)
+            self._files = files.pop_all()
         self._template = ChatTemplate.for_tokenizer(self._tokenizer)
 
     @classmethod
@@ -422,9 +423,9 @@ class DenseCore:
         return self._engine.compile_kernels(num_processes)
 
     def close(self) -> None:
-        """End all requests and let go of the file. Harmless when repeated."""
+        """End all requests and let go of the files. Harmless when repeated."""
         self._engine.close()
-        self._file.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -463,6 +464,25 @@ class DenseCore:
             if not 0 <= token_id < n_vocab:
                 raise InvalidConfigError(f"token id {token_id} is outside of the vocabulary: 0 to {n_vocab - 1}")
         return ids
+
+
+def _open(path: str | os.PathLike[str]) -> GGUFFile:
+    return GGUFFile.open(os.path.expanduser(os.fspath(path)))
+
+
+def _check_same_vocabulary(main: GGUFFile, draft: GGUFFile) -> None:
+    """ModelLoadError if a token of one model is not the same one of the other."""
+    ours, theirs = (file.metadata.strings("tokenizer.ggml.tokens") for file in (main, draft))
+    if len(ours) != len(theirs):
+        problem = f"has {len(theirs)} tokens, and that of {main.path} has {len(ours)}"
+    elif ours != theirs:
+        token_id = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        problem = f"has {theirs[token_id]!r} as token {token_id}, and that of {main.path} has {ours[token_id]!r}"
+    else:
+        return
+    raise ModelLoadError(
+        f"{draft.path}: the draft model's vocabulary {problem}: take a smaller model of the same family"
+    )
 
 
 def _drain(stream: TextStream) -> GenerationResult:

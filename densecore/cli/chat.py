@@ -12,7 +12,13 @@ from typing import Any
 from densecore.cli.conversation import Conversation
 from densecore.cli.failures import one_line, say
 from densecore.cli.message_input import open_lines, read_message
-from densecore.cli.options import add_engine_arguments, add_model_argument, add_sampling_arguments, generation_config
+from densecore.cli.options import (
+    add_engine_arguments,
+    add_model_argument,
+    add_sampling_arguments,
+    add_speculation_arguments,
+    generation_config,
+)
 from densecore.cli.output import TextOutput
 from densecore.cli.parser import add_verb
 from densecore.cli.run import figures
@@ -51,6 +57,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--no-history", action="store_true", help="do not keep what was typed for the next chat")
     add_sampling_arguments(parser, max_tokens=MAX_TOKENS)
     add_engine_arguments(parser)
+    add_speculation_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ __all__ = [
     "add_model_argument",
     "add_placement_arguments",
     "add_sampling_arguments",
+    "add_speculation_arguments",
     "engine_config",
     "generation_config",
     "is_builtin",
@@ -50,7 +51,15 @@ _SAMPLING_HELP = {
     "seed": "makes sampling repeatable",
     "timeout": "give up after this many seconds",
 }
-_ENGINE_NAMES = ("threads", "max_model_len", "kv_cache_dtype", "pinning", "numa_node_id")
+_ENGINE_NAMES = (
+    "threads",
+    "max_model_len",
+    "kv_cache_dtype",
+    "pinning",
+    "numa_node_id",
+    "speculation",
+    "num_speculative_tokens",
+)
 _SAMPLING_NAMES = {"max_tokens": ["-n", "--max-tokens"]}
 _INTEGERS = ("max_tokens", "top_k", "seed", "mirostat", "dry_allowed_length", "dry_penalty_last_n", "min_tokens")
 
@@ -101,6 +110,24 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, context: str = LONG
     )
     group.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES, help="type of keys and values (default f16)")
     add_placement_arguments(group)
+
+
+def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Several tokens a step: the same text, sooner."""
+    group = parser.add_argument_group("speculation")
+    group.add_argument(
+        "--draft-model", metavar="PATH", help="smaller GGUF file with the same vocabulary, whose guesses are verified"
+    )
+    group.add_argument(
+        "--speculate",
+        dest="speculation",
+        action="store_const",
+        const="prompt-lookup",
+        help="guess that what was written once is written again",
+    )
+    group.add_argument(
+        "--num-speculative-tokens", type=int, metavar="N", help="tokens that are guessed at a time (default 4)"
+    )
 
 
 def add_placement_arguments(group: Any) -> None:

@@ -12,6 +12,7 @@ from densecore.cli.options import (
     add_engine_arguments,
     add_model_argument,
     add_sampling_arguments,
+    add_speculation_arguments,
     generation_config,
     is_builtin,
 )
@@ -52,6 +53,7 @@ def add_parser(verbs: Any) -> None:
     add_sampling_arguments(parser)
     parser.add_argument_group("built-in model", f"Its defaults differ: {defaults}.")
     add_engine_arguments(parser)
+    add_speculation_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

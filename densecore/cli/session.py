@@ -98,7 +98,8 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False, max_num_seqs:
 
     notice = CompileNotice(sys.stderr, quiet=quiet, remaining=num_remaining)
     with compile_progress(notice):
-        model = DenseCore(model_path(args), **config)
+        draft = getattr(args, "draft_model", None)
+        model = DenseCore(model_path(args), draft_model_path=draft, **config)
         try:
             model.compile_kernels(args.processes if "processes" in args else 0)
             yield Session(model, notice)

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 
 import numpy as np
 
 from densecore.engine.scheduler import Scheduled
 from densecore.models import Batch, slots
 
-__all__ = ["build_batch"]
+__all__ = ["Row", "build_batch"]
 
 
-def build_batch(scheduled: SequenceOf[Scheduled], block_size: int) -> Batch:
-    """The batch of one step; logits are wanted of each sequence's last token, where the step reaches it."""
-    counts = [entry.num_tokens for entry in scheduled]
+@dataclass(frozen=True)
+class Row:
+    """Tokens of one sequence, from position `first` on; logits are wanted of the last `num_logits` of them."""
+
+    token_ids: list[int]
+    first: int
+    block_table: list[int]
+    num_logits: int
+
+    @classmethod
+    def of(cls, entry: Scheduled) -> Row:
+        """What a step computes of a sequence: its own tokens, then its draft."""
+        sequence, first = entry.sequence, entry.sequence.num_cached_tokens
+        own = sequence.token_ids[first : first + entry.num_tokens - len(entry.draft_ids)]
+        return cls([*own, *entry.draft_ids], first, sequence.block_table, entry.num_logits)
+
+
+def build_batch(rows: SequenceOf[Row], block_size: int) -> Batch:
+    """The batch of one step."""
+    counts = [len(row.token_ids) for row in rows]
     ends = np.cumsum(counts, dtype=np.int32)
-    tables = _block_tables([entry.sequence.block_table for entry in scheduled])
-    token_ids, positions = [], []
-    for entry in scheduled:
-        first = entry.sequence.num_cached_tokens
-        token_ids.append(entry.sequence.token_ids[first : first + entry.num_tokens])
-        positions.append(np.arange(first, first + entry.num_tokens, dtype=np.int32))
-    flat_positions = np.concatenate(positions)
+    tables = _block_tables([row.block_table for row in rows])
+    positions = np.concatenate([np.arange(row.first, row.first + len(row.token_ids), dtype=np.int32) for row in rows])
     seq_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    wanted = [entry.wants_logits for entry in scheduled]
+    wanted = [np.arange(end - row.num_logits, end, dtype=np.int32) for row, end in zip(rows, ends, strict=True)]
     return Batch(
-        token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
-        positions=flat_positions,
-        slot_mapping=slots(tables, seq_index, flat_positions, block_size),
+        token_ids=np.concatenate([np.array(row.token_ids, np.int32) for row in rows]),
+        positions=positions,
+        slot_mapping=slots(tables, seq_index, positions, block_size),
         seq_index=seq_index,
         block_tables=tables,
-        logits_indices=(ends - 1)[np.array(wanted, bool)],
+        logits_indices=np.concatenate(wanted),
     )
 
 

@@ -61,13 +61,13 @@ class BlockManager:
         size, last = self.block_size, len(sequence.token_ids) - 1
         blocks = []
         for number in range(last // size):
-            block = self._index.find(self._digest(sequence, number))
+            block = self._index.find(self.digest(sequence, number))
             if block is None:
                 break
             blocks.append(block)
         start = len(blocks) * size
         rest = sequence.token_ids[start : min(start + size, last)]
-        source, num_copied = self._index.longest(self._digest(sequence, len(blocks) - 1), rest)
+        source, num_copied = self._index.longest(self.digest(sequence, len(blocks) - 1), rest)
         return Prefix(tuple(blocks), source, num_copied, start + num_copied)
 
     def computes_next(self, other: Sequence, sequence: Sequence, prefix: Prefix) -> bool:
@@ -76,7 +76,7 @@ class BlockManager:
         end = (number + 1) * size
         if not self.prefix_caching or end >= len(sequence.token_ids) or not other.num_cached_tokens < end:
             return False
-        return end <= len(other.token_ids) and self._digest(other, number) == self._digest(sequence, number)
+        return end <= len(other.token_ids) and self.digest(other, number) == self.digest(sequence, number)
 
     def missing(self, prefix: Prefix, num_tokens: int) -> int:
         """How many blocks are too few for a sequence of `num_tokens` that starts with `prefix`; 0 if it fits."""
@@ -133,7 +133,7 @@ class BlockManager:
         size = self.block_size
         while (sequence.num_noted_blocks + 1) * size <= sequence.num_cached_tokens:
             number = sequence.num_noted_blocks
-            self._note_block(sequence, number, self._digest(sequence, number))
+            self._note_block(sequence, number, self.digest(sequence, number))
             sequence.num_noted_blocks += 1
         if tail and sequence.num_cached_tokens % size:
             self._note_block(sequence, sequence.num_noted_blocks, None)
@@ -154,7 +154,7 @@ class BlockManager:
             else:
                 self._blank.append(block)
         sequence.block_table.clear()
-        sequence.num_cached_tokens = sequence.num_noted_blocks = 0
+        sequence.num_cached_tokens = sequence.num_noted_blocks = sequence.num_draft_tokens_cached = 0
 
     def forget(self) -> None:
         """Let go of the content of all blocks."""
@@ -166,9 +166,9 @@ class BlockManager:
     def _note_block(self, sequence: Sequence, number: int, digest: bytes | None) -> None:
         first = number * self.block_size
         token_ids = tuple(sequence.token_ids[first : min(first + self.block_size, sequence.num_cached_tokens)])
-        self._index.add(sequence.block_table[number], self._digest(sequence, number - 1), token_ids, digest)
+        self._index.add(sequence.block_table[number], self.digest(sequence, number - 1), token_ids, digest)
 
-    def _digest(self, sequence: Sequence, number: int) -> bytes:
+    def digest(self, sequence: Sequence, number: int) -> bytes:
         """The digest of a full block of the sequence's tokens; number -1 is what comes before the first."""
         digests, size = sequence.digests, self.block_size
         if not digests:

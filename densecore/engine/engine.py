@@ -17,6 +17,7 @@ from densecore import __version__
 from densecore.config import EngineConfig, GenerationConfig
 from densecore.engine.block_manager import BlockManager
 from densecore.engine.cache_file import put_in, read_cache, take_out, write_cache
+from densecore.engine.draft import DraftModel
 from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.memory import available_memory
 from densecore.engine.metrics import Metrics
@@ -24,6 +25,7 @@ from densecore.engine.runner import Runner
 from densecore.engine.samplers import SamplerFactory
 from densecore.engine.scheduler import Scheduled, Scheduler
 from densecore.engine.sequence import Event, Finished, Sequence
+from densecore.engine.speculation import Speculation, draw
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
 from densecore.models import KVCache, Model
@@ -47,7 +49,9 @@ class Engine:
         `max_model_len` is beyond what the model was made for or what memory allows.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, config: EngineConfig) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, config: EngineConfig, draft: Model | None = None) -> None:
+        """`draft` is a smaller model with the same vocabulary, whose guesses `model` verifies."""
+        self.models = [model] if draft is None else [model, draft]
         self.model, self.tokenizer, self.config = model, tokenizer, config
         # Some models have more rows than tokens, to round the number up; such a row is never sampled.
         self.n_vocab = min(model.config.n_vocab, tokenizer.n_vocab)
@@ -57,8 +61,11 @@ class Engine:
         blocks = BlockManager(num_blocks, config.block_size, prefix_caching=config.prefix_caching)
         self.scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
         self.runner = Runner(model, self.cache, config)
-        if self.runner.workers.places_memory:
-            kernel_thread.call(self.runner.place_memory)
+        self.draft = None if draft is None else DraftModel(draft, blocks, self.n_vocab, config)
+        self.speculation = Speculation(config, blocks, self.draft)
+        for runner in [self.runner] if self.draft is None else [self.runner, self.draft.runner]:
+            if runner.workers.places_memory:
+                kernel_thread.call(runner.place_memory)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet
@@ -140,7 +147,8 @@ class Engine:
     def compile_kernels(self, num_processes: int = 0) -> int:
         """Compile what the model needs and the cache lacks; see `densecore.precompile`."""
         self._check_open()
-        return kernel_thread.call(lambda: precompile(self.model, self.config.kv_cache_dtype, num_processes))
+        dtype = self.config.kv_cache_dtype
+        return kernel_thread.call(lambda: sum(precompile(model, dtype, num_processes) for model in self.models))
 
     def get_metrics(self) -> dict[str, Any]:
         """Counters and rates of `Metrics`, and the state of queue, cache and threads now."""
@@ -155,7 +163,7 @@ class Engine:
             "kv_cache_blocks_used": blocks.num_blocks - blocks.num_free,
             "kv_cache_blocks_free": blocks.num_free,
             "kv_cache_blocks_cached": blocks.num_cached,
-            "kv_cache_bytes": self.cache.num_bytes,
+            "kv_cache_bytes": self.cache.num_bytes + (self.draft.cache.num_bytes if self.draft else 0),
             "num_threads": self.runner.workers.num_threads,
         }
 
@@ -214,10 +222,12 @@ class Engine:
         self._admit()
         start = time.perf_counter()
         try:
+            self.speculation.propose(self.scheduler.running)
             batch = self.scheduler.schedule()
             logits = self.runner.run(batch)
-            self.scheduler.postprocess(batch, self._sample(batch, logits))
-            self._measure(batch, time.perf_counter() - start)
+            sampled = self._sample(batch, logits)
+            self.scheduler.postprocess(batch, sampled)
+            self._measure(batch, sampled, time.perf_counter() - start)
         except Exception as error:  # no single request caused it: the engine cannot tell what is still sound
             logger.exception("a step of the engine failed")
             self._end_all(InferenceError(f"the engine failed in a step: {error}"))
@@ -227,22 +237,22 @@ class Engine:
         while self._inbox:
             self.scheduler.add(self._inbox.popleft())
 
-    def _measure(self, batch: list[Scheduled], seconds: float) -> None:
-        """Let the scheduler and the metrics know how long a step took."""
+    def _measure(self, batch: list[Scheduled], sampled: list[list[int | Exception]], seconds: float) -> None:
+        """Let all who plan by it, and the metrics, know how long a step took."""
         if batch:
-            num_decoding = sum(entry.decodes for entry in batch)
+            num_decoding = sum(entry.num_tokens for entry in batch if entry.decodes)  # drafts included
             num_prompt_tokens = sum(entry.num_tokens for entry in batch) - num_decoding
             self.scheduler.budget.measured(num_decoding, num_prompt_tokens, seconds)
+            self.speculation.measured(batch, sampled, seconds)
             self.metrics.step(batch, seconds)
 
-    def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[int | Exception]:
-        """The next token of each sequence that has logits; an unusable row fails its own sequence only."""
-        sampled: list[int | Exception] = []
-        for entry, row in zip((e for e in batch if e.wants_logits), logits, strict=True):
-            try:
-                sampled.append(entry.sequence.sampler.sample(row[: self.n_vocab]))
-            except Exception as error:
-                sampled.append(error)
+    def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[list[int | Exception]]:
+        """The next tokens of each sequence that has logits; an unusable row fails its own sequence only."""
+        sampled, first = [], 0
+        for entry in batch:
+            rows = logits[first : first + entry.num_logits, : self.n_vocab]
+            first += len(rows)
+            sampled.append(draw(entry.sequence, rows, entry.draft_ids))
         return sampled
 
     def _end_all(self, error: Exception | None = None) -> None:
@@ -258,7 +268,9 @@ class Engine:
         wanted = config.max_model_len or trained
         if wanted > trained:
             raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
-        block_bytes = config.block_size * self.model.config.kv_bytes_per_token(ELEMENT_BYTES[config.kv_cache_dtype])
+        element_bytes = ELEMENT_BYTES[config.kv_cache_dtype]
+        token_bytes = sum(model.config.kv_bytes_per_token(element_bytes) for model in self.models)
+        block_bytes = config.block_size * token_bytes
         room, source = self._cache_room()
         affordable = room // block_bytes
         needed = -(-wanted // config.block_size)

@@ -77,6 +77,8 @@ class Metrics:
             self.prompt_tokens_total += usage.prompt_tokens
             self.cached_tokens_total += usage.cached_tokens
             self.generated_tokens_total += usage.completion_tokens
+            self.draft_tokens_total += usage.draft_tokens
+            self.draft_tokens_accepted_total += usage.accepted_draft_tokens
             self._requests.add(whole, 1)
             self._queue.append(timings.queue_seconds)
             self._whole.append(whole)

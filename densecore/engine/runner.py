@@ -8,7 +8,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from densecore.config import EngineConfig
-from densecore.engine.batch import build_batch
+from densecore.engine.batch import Row, build_batch
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
 from densecore.models import Batch, Hooks, KVCache, Model
@@ -33,12 +33,16 @@ class Runner:
 
         The result is a buffer that the next run overwrites.
         """
-        if not scheduled:
-            return np.empty((0, self.model.config.n_vocab), np.float32)
         for entry in scheduled:
             if entry.copy is not None:
                 self.cache.copy_block(*entry.copy)
-        batch = build_batch(scheduled, self.cache.block_size)
+        return self.run_rows([Row.of(entry) for entry in scheduled])
+
+    def run_rows(self, rows: SequenceOf[Row]) -> np.ndarray:
+        """The same, for tokens at any place of sequences."""
+        if not rows:
+            return np.empty((0, self.model.config.n_vocab), np.float32)
+        batch = build_batch(rows, self.cache.block_size)
         return self.model.forward(batch, self.cache, self.workers.apply())
 
     def forward(self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None) -> np.ndarray:

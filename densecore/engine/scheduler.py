@@ -19,9 +19,10 @@ PRIORITY_SECONDS = 10.0  # a step of priority is worth so much waiting
 
 @dataclass(frozen=True)
 class Scheduled:
-    """The next `num_tokens` uncached tokens of a sequence are computed in this step.
+    """`num_tokens` tokens of a sequence are computed in this step: the next uncached ones, and a draft.
 
-    decodes : whether it is one token, of a sequence that all others of are cached; it is not part of a prompt.
+    decodes : whether all but the newest token of the sequence are cached; nothing of it is part of a prompt.
+    draft_ids : guesses of what follows, computed after the newest token; logits of all these are wanted.
     copy : blocks (source, destination) whose content is copied before, see `BlockManager.start`.
     """
 
@@ -29,20 +30,21 @@ class Scheduled:
     num_tokens: int
     decodes: bool = False
     copy: tuple[int, int] | None = None
+    draft_ids: tuple[int, ...] = ()
 
     @property
     def wants_logits(self) -> bool:
         """Whether the step reaches the last token, so that the next one can be sampled."""
-        return self.sequence.num_cached_tokens + self.num_tokens == len(self.sequence.token_ids)
+        sequence, num_own = self.sequence, self.num_tokens - len(self.draft_ids)
+        return sequence.num_cached_tokens + num_own == len(sequence.token_ids)
+
+    @property
+    def num_logits(self) -> int:
+        return 1 + len(self.draft_ids) if self.wants_logits else 0
 
 
 def _num_uncached(sequence: Sequence) -> int:
     return len(sequence.token_ids) - sequence.num_cached_tokens
-
-
-def _is_decoding(sequence: Sequence) -> bool:
-    """Whether only its newest token is left to compute."""
-    return _num_uncached(sequence) == 1 and sequence.num_cached_tokens > 0
 
 
 def _rank(sequence: Sequence) -> tuple[float, int]:
@@ -90,24 +92,29 @@ class Scheduler:
         self._displace()
         batch: list[Scheduled] = []
         room = self.max_num_batched_tokens
-        for sequence in [sequence for sequence in self.running if _is_decoding(sequence)]:
-            room -= self._continue(sequence, room, batch)
-        room = min(room, self.budget.prompt_tokens(len(batch)))
-        for sequence in [sequence for sequence in self.running if not _is_decoding(sequence)]:
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        spare = max(room - len(decoding), 0)  # a draft must not take the place of another's token
+        for sequence in decoding:
+            draft_ids = tuple(sequence.draft_ids[:spare])
+            spare -= len(draft_ids)
+            room -= self._continue(sequence, room, batch, draft_ids)
+        room = min(room, self.budget.prompt_tokens(sum(entry.num_tokens for entry in batch)))
+        for sequence in [sequence for sequence in self.running if not sequence.is_decoding]:
             room -= self._continue(sequence, room, batch)
         if len(batch) == len(self.running):  # nobody who runs is short of anything
             self._start_waiting(room, batch)
         return batch
 
-    def postprocess(self, batch: list[Scheduled], sampled: list[int | Exception]) -> None:
-        """Note what is cached now, hand each sampled token to its sequence, and finish those that end."""
-        results = iter(sampled)
-        for entry in batch:
+    def postprocess(self, batch: list[Scheduled], sampled: list[list[int | Exception]]) -> None:
+        """Note what is cached now, hand sampled tokens to their sequences, and finish those that end.
+
+        sampled : for each entry of the batch; several where a draft was right, none where no logits were wanted
+        """
+        for entry, results in zip(batch, sampled, strict=True):
             sequence, wants_logits = entry.sequence, entry.wants_logits
-            sequence.num_cached_tokens += entry.num_tokens
-            self.blocks.note(sequence, tail=wants_logits and entry.num_tokens > 1)
-            if wants_logits:
-                self._take_result(sequence, next(results))
+            sequence.num_cached_tokens += entry.num_tokens - len(entry.draft_ids)
+            self.blocks.note(sequence, tail=wants_logits and entry.num_tokens > 1 and not entry.decodes)
+            self._take_results(sequence, results, len(entry.draft_ids))
 
     def finish(self, sequence: Sequence, reason: str | None, error: Exception | None = None) -> None:
         """End a sequence in whatever state it is, and free its blocks. Harmless when called twice."""
@@ -116,15 +123,18 @@ class Scheduler:
 
     # ------------------------------------------------------------------ running sequences
 
-    def _continue(self, sequence: Sequence, room: int, batch: list[Scheduled]) -> int:
-        """Put as many tokens of a running sequence as fit into the batch, and return their number."""
+    def _continue(self, sequence: Sequence, room: int, batch: list[Scheduled], draft_ids: tuple[int, ...] = ()) -> int:
+        """Put as many tokens of a running sequence as fit into the batch, and its draft; return their number."""
         num_tokens = min(_num_uncached(sequence), room)
         if num_tokens <= 0 or sequence.status is not Status.RUNNING:  # preempted a moment ago, for one before it
             return 0
+        if draft_ids and self.blocks.extend(sequence, sequence.num_cached_tokens + num_tokens + len(draft_ids)):
+            batch.append(Scheduled(sequence, num_tokens + len(draft_ids), decodes=True, draft_ids=draft_ids))
+            return num_tokens + len(draft_ids)
         while not self.blocks.extend(sequence, sequence.num_cached_tokens + num_tokens):
             if not self._preempt_for(sequence, batch):
                 return 0
-        batch.append(Scheduled(sequence, num_tokens, _is_decoding(sequence)))
+        batch.append(Scheduled(sequence, num_tokens, sequence.is_decoding))
         return num_tokens
 
     def _preempt_for(self, sequence: Sequence, batch: list[Scheduled]) -> bool:
@@ -145,6 +155,23 @@ class Scheduler:
         victim.num_preemptions += 1
         self.num_preemptions += 1
         insort(self.waiting, victim, key=_rank)
+
+    def _take_results(self, sequence: Sequence, results: list[int | Exception], num_draft_tokens: int) -> None:
+        """Give a sequence its next tokens, up to its end; all but the last one are cached, as its draft had them."""
+        before, num_before = sequence.last_token, sequence.num_output_tokens
+        if results:
+            sequence.num_draft_tokens += num_draft_tokens
+            sequence.num_accepted_draft_tokens += len(results) - 1
+        for number, result in enumerate(results):
+            if number:
+                sequence.num_cached_tokens += 1
+            self._take_result(sequence, result)
+            if sequence.status is Status.FINISHED:
+                return
+        if len(results) > 1:
+            self.blocks.note(sequence)
+            if before is not None and sequence.last_token is not None:
+                sequence.last_gap = (sequence.last_token - before) / (sequence.num_output_tokens - num_before)
 
     def _take_result(self, sequence: Sequence, result: int | Exception) -> None:
         """Give a sequence its next token, or the error that ends it; whatever fails here is its own affair."""

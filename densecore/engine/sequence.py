@@ -32,15 +32,26 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a request; `cached_tokens` of the prompt were not computed again."""
+    """Tokens of a request.
+
+    `cached_tokens` of the prompt were not computed again; of `draft_tokens` that were guessed, `accepted_draft_tokens`
+    turned out to be right.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def draft_acceptance(self) -> float:
+        """Part of the guessed tokens that were right, 0 to 1."""
+        return self.accepted_draft_tokens / self.draft_tokens if self.draft_tokens else 0.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class Sequence:
     """One prompt and what has been generated for it.
 
     `num_cached_tokens` of its tokens have keys and values in the blocks of `block_table`; the rest are computed next.
-    The last four fields below belong to the scheduler and the block manager.
+    The last five fields below belong to the scheduler and the block manager.
     """
 
     prompt_ids: SequenceOf[int]
@@ -119,6 +130,9 @@ class Sequence:
     num_cached_tokens: int = 0
     num_sent_logprobs: int = 0
     num_prefix_tokens: int = 0  # of the prompt, found in the cache at the first start
+    draft_ids: list[int] = field(default_factory=list)  # guesses that the next step verifies
+    num_draft_tokens: int = 0  # verified so far
+    num_accepted_draft_tokens: int = 0
     aborted: bool = False  # set from any thread; the scheduler acts on it
     created: float = field(default_factory=time.perf_counter)
     started: float | None = None
@@ -130,6 +144,7 @@ class Sequence:
     num_preemptions: int = 0
     digests: list[bytes] = field(default_factory=list)  # of the full blocks so far, after that of the salt
     num_noted_blocks: int = 0  # full blocks that the block manager knows the content of
+    num_draft_tokens_cached: int = 0  # that a draft model has keys and values of, in the same blocks
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_ids)
@@ -137,6 +152,20 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         return len(self.output_ids)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only its newest token is left to compute."""
+        return len(self.token_ids) - self.num_cached_tokens == 1 and self.num_cached_tokens > 0
+
+    @property
+    def draft_room(self) -> int:
+        """How long a draft may be: output and context have room for it, and for the token that follows."""
+        return min(self.max_output - self.num_output_tokens - 1, self.max_len - len(self.token_ids))
+
+    def ends_with(self, token_id: int) -> bool:
+        """Whether nothing follows this token, which the sampler drew; stop sequences and lengths aside."""
+        return token_id in self.eog_ids or (self.constraint is not None and self.constraint.is_complete)
 
     @property
     def deadline(self) -> float:
@@ -180,7 +209,13 @@ class Sequence:
             self._send_text(self.text.flush() if error is None else "")
         except Exception as failure:
             finish_reason, error = None, InferenceError(f"the end of the output has no text: {failure}")
-        usage = Usage(len(self.prompt_ids), self.num_output_tokens, self.num_prefix_tokens)
+        usage = Usage(
+            len(self.prompt_ids),
+            self.num_output_tokens,
+            self.num_prefix_tokens,
+            self.num_draft_tokens,
+            self.num_accepted_draft_tokens,
+        )
         logprobs = tuple(self.logprobs[: self.num_output_tokens])
         self._send(Finished(finish_reason, tuple(self.output_ids), usage, self._timings(), error, logprobs))
 

@@ -35,6 +35,14 @@ def greedy_text(model: DenseCore, prompt: str) -> str:
     return model.generate(prompt, **settings)
 
 
+@pytest.mark.parametrize(
+    "flags", [("--speculate",), ("--draft-model", str(builtin_model_path()))], ids=["lookup", "draft"]
+)
+def test_speculation_prints_the_same(cli: Cli, builtin: DenseCore, flags: tuple[str, ...]) -> None:
+    status, out, _ = cli("run", "import os", *GREEDY, *flags, "--num-speculative-tokens", "2", "--no-echo")
+    assert (status, out.rstrip("\n")) == (0, greedy_text(builtin, "import os").rstrip("\n"))
+
+
 def test_prints_what_the_sdk_generates(cli: Cli, builtin: DenseCore) -> None:
     status, out, err = cli("run", "import os", *GREEDY)
     assert status == 0

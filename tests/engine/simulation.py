@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from densecore.engine.scheduler import Scheduled
 from densecore.engine.sequence import Finished, Sequence, Status
 from densecore.exceptions import InferenceError
 from tests.engine.sequences import new_scheduler, new_sequence
@@ -56,7 +57,7 @@ class Simulation:
         )
         self.slots = [[0] * BLOCK_SIZE for _ in range(num_blocks)]
         self.open: list[Sequence] = []
-        self.num_ticks = self.num_ended = self.num_cached = 0
+        self.num_ticks = self.num_ended = self.num_cached = self.num_accepted = 0
 
     # ------------------------------------------------------------------ what users do
 
@@ -89,6 +90,7 @@ class Simulation:
         scheduler = self.scheduler
         had_work, num_open = scheduler.has_work, len(self.open)
         aborted = [sequence for sequence in self.open if sequence.aborted]
+        self._propose()
         batch = scheduler.schedule()
         assert all(sequence.status is Status.FINISHED for sequence in aborted), "an abort takes one step at most"
         assert sum(entry.num_tokens for entry in batch) <= scheduler.max_num_batched_tokens
@@ -96,7 +98,7 @@ class Simulation:
         self._compute(batch)
         if self.random.random() < 0.05 and self.open:
             self.abort()  # in the middle of a step
-        scheduler.postprocess(batch, [self._sample(entry.sequence) for entry in batch if entry.wants_logits])
+        scheduler.postprocess(batch, [self._sample(entry) for entry in batch])
         self._measure(batch)
         self._collect()
         self.check()
@@ -114,6 +116,20 @@ class Simulation:
         assert not self.scheduler.has_work
         assert self.scheduler.blocks.num_free == self.scheduler.blocks.num_blocks
 
+    def _propose(self) -> None:
+        """Drafts that are right, or become wrong somewhere."""
+        for sequence in self.scheduler.running:
+            sequence.draft_ids = []
+            count = min(self.random.choice([0, 0, 1, 3, 6]), sequence.draft_room)
+            if not sequence.is_decoding or count < 1:
+                continue
+            token_ids = list(sequence.token_ids)
+            for _ in range(count):
+                token_ids.append(next_token(hashes(sequence.config.cache_salt, token_ids)[-1]))
+                if self.random.random() < 0.2:
+                    token_ids[-1] = FIRST_TOKEN
+            sequence.draft_ids = token_ids[len(sequence.token_ids) :]
+
     def _compute(self, batch) -> None:
         for entry in batch:
             if entry.copy is not None:
@@ -121,7 +137,7 @@ class Simulation:
                 self.slots[destination] = list(self.slots[source])
         for entry in batch:
             sequence = entry.sequence
-            held = hashes(sequence.config.cache_salt, sequence.token_ids)
+            held = hashes(sequence.config.cache_salt, [*sequence.token_ids, *entry.draft_ids])
             assert entry.num_tokens > 0
             assert len(sequence.block_table) * BLOCK_SIZE >= sequence.num_cached_tokens + entry.num_tokens
             for position in range(sequence.num_cached_tokens + entry.num_tokens):
@@ -132,13 +148,21 @@ class Simulation:
                     assert self.scheduler.blocks._holders[block] == 1, "a shared block is written"
                     self.slots[block][offset] = held[position]
 
-    def _sample(self, sequence: Sequence) -> int | Exception:
-        if sequence.failing:
-            return InferenceError("NaN")
-        return next_token(hashes(sequence.config.cache_salt, sequence.token_ids)[-1])
+    def _sample(self, entry: Scheduled) -> list[int | Exception]:
+        """What the model says as long as the draft says it too, and one more."""
+        sequence, drawn = entry.sequence, []
+        for row in range(entry.num_logits):
+            if sequence.failing:
+                return [*drawn, InferenceError("NaN")]
+            held = hashes(sequence.config.cache_salt, [*sequence.token_ids, *entry.draft_ids[:row]])
+            drawn.append(next_token(held[-1]))
+            self.num_accepted += row > 0
+            if drawn[-1:] != list(entry.draft_ids[row : row + 1]):
+                break
+        return drawn
 
     def _measure(self, batch) -> None:
-        num_decoding = sum(entry.decodes for entry in batch)
+        num_decoding = sum(entry.num_tokens for entry in batch if entry.decodes)
         num_prompt = sum(entry.num_tokens for entry in batch) - num_decoding
         if batch:
             self.scheduler.budget.measured(num_decoding, num_prompt, self.random.uniform(0.1, 10))

@@ -183,11 +183,10 @@ class TestArguments:
         with pytest.raises(InvalidConfigError, match="max_model_len is 300, but the model's context length is 256"):
             DenseCore(tiny_path, max_model_len=300)
 
-    def test_later_features_say_so(self, tiny, tiny_path):
+    def test_later_features_say_so(self, tiny):
         for call in (
             lambda: tiny.embed("a"),
             lambda: tiny.embed_batch(["a"]),
-            lambda: DenseCore(tiny_path, draft_model_path="draft.gguf"),
             lambda: DenseCore.from_pretrained("some/repo"),
         ):
             with pytest.raises(UnsupportedFeatureError, match="not in this version"):

@@ -68,6 +68,7 @@ def test_a_hundred_thousand_steps(size):
     simulation.drain()
     assert simulation.num_ended > 1000
     assert simulation.num_cached > 1000
+    assert simulation.num_accepted > 1000
     assert simulation.scheduler.num_preemptions > {"tight": 1000, "medium": 100, "large": -1}[size]
 
 

@@ -56,7 +56,7 @@ def test_a_failed_request_leaves_only_whole_blocks_behind():
     sequence = new_sequence(range(6))
     scheduler.add(sequence)
     batch = scheduler.schedule()
-    scheduler.postprocess(batch, [RuntimeError()])
+    scheduler.postprocess(batch, [[RuntimeError()]])
     assert scheduler.blocks.num_free == 10
 
 

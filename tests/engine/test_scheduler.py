@@ -136,7 +136,7 @@ def test_abort_while_a_step_computes_adds_no_token():
     scheduler.add(sequence)
     batch = scheduler.schedule()
     sequence.aborted = True
-    scheduler.postprocess(batch, [ord("x")])
+    scheduler.postprocess(batch, [[ord("x")]])
     assert [type(event) for event in sequence.events] == [Finished]
     assert scheduler.blocks.num_free == 10
     assert not scheduler.has_work
@@ -156,7 +156,7 @@ def test_an_unusable_row_of_logits_fails_its_own_sequence_only():
     scheduler.add(bad)
     scheduler.add(good)
     batch = scheduler.schedule()
-    scheduler.postprocess(batch, [InferenceError("NaN"), ord("x")])
+    scheduler.postprocess(batch, [[InferenceError("NaN")], [ord("x")]])
     assert isinstance(bad.events[-1].error, InferenceError)
     assert good.num_output_tokens == 1
 
