@@ -28,6 +28,7 @@ from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
 from densecore.models import KVCache, Model
 from densecore.precompile import precompile
+from densecore.sampling import sample_batch
 from densecore.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
@@ -237,13 +238,8 @@ class Engine:
 
     def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[int | Exception]:
         """The next token of each sequence that has logits; an unusable row fails its own sequence only."""
-        sampled: list[int | Exception] = []
-        for entry, row in zip((e for e in batch if e.wants_logits), logits, strict=True):
-            try:
-                sampled.append(entry.sequence.sampler.sample(row[: self.n_vocab]))
-            except Exception as error:
-                sampled.append(error)
-        return sampled
+        samplers = [entry.sequence.sampler for entry in batch if entry.wants_logits]
+        return sample_batch(samplers, logits[:, : self.n_vocab], self.runner.workers.num_threads)
 
     def _end_all(self, error: Exception | None = None) -> None:
         self._admit()
