@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from densecore.kernels.plan import Plan
-from densecore.kernels.sampling import Edits, Settings, Workspace
+from densecore.kernels.sampling import Edits, Settings, Workspace, sample
 from densecore.kernels.sampling_rows import DRAW, pack_draw, sample_rows
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def _draw(draws: list[Draw], num_workers: int) -> list[int]:
     """Token ids, or the error codes of `sample`."""
     if not draws:
         return []
+    if len(draws) == 1:  # to wake the pool takes longer than the row
+        (draw,) = draws
+        return [int(sample(draw.logits, _workspace(draw.logits.size), *draw[1:]))]
     workers = max(1, min(num_workers, len(draws)))
     packed = np.array([pack_draw(*draw) for draw in draws], DRAW)
     token_ids, taken = np.empty(len(draws), np.int64), np.zeros(1, np.int64)
@@ -75,6 +78,11 @@ def _draw(draws: list[Draw], num_workers: int) -> list[int]:
 
 
 _scratch = threading.local()
+
+
+def _workspace(n_vocab: int) -> Workspace:
+    """Scratch for one row."""
+    return Workspace(*(column[0] for column in _workspaces(n_vocab, 1)))
 
 
 def _workspaces(n_vocab: int, count: int) -> Workspace:
