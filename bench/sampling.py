@@ -49,6 +49,21 @@ def median_time(changes: dict, logits: np.ndarray, repeats: int) -> float:
     return float(np.median(times[1:]))
 
 
+def median_step_time(changes: dict, logits: np.ndarray, repeats: int, num_workers: int) -> float:
+    """Median seconds of one token for each row of logits, all at once, after prompts of 1000 tokens."""
+    from densecore.sampling import Sampler, sample_batch
+
+    n_vocab = logits.shape[1]
+    config = GenerationConfig(**(OFF | changes))
+    samplers = [Sampler(config, n_vocab, range(min(1000, n_vocab))) for _ in logits]
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        sample_batch(samplers, logits, num_workers)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
 def main() -> None:
     """Print the median time of each configuration, in microseconds, for logits of several spreads."""
     parser = argparse.ArgumentParser(prog="python -m bench.sampling", description=main.__doc__)
@@ -61,6 +76,7 @@ def main() -> None:
         default=[1.0, 3.0, 8.0],
         help="standard deviations of the logits: 1 is nearly flat, trained models are near 3 (default: 1 3 8)",
     )
+    parser.add_argument("--rows", type=int, default=32, help="sequences of a step (default: %(default)s)")
     options = parser.parse_args()
     print(
         f"{'median us at ' + str(options.vocab) + ' tokens':32}" + "".join(f"  spread {s:<4g}" for s in options.spreads)
@@ -69,6 +85,19 @@ def main() -> None:
         logits = (random_logits(options.vocab, spread) for spread in options.spreads)
         times = (median_time(changes, each, options.repeats) for each in logits)
         print(f"{name:32}" + "".join(f"{seconds * 1e6:12.0f}" for seconds in times))
+    print_steps(options.vocab, options.rows, options.repeats)
+
+
+def print_steps(n_vocab: int, rows: int, repeats: int) -> None:
+    """The first configurations, which are compiled, for all sequences of a step at once."""
+    from densecore.kernels.threads import default_thread_count
+
+    logits = random_logits(n_vocab, 3.0, rows)
+    counts = sorted({1, default_thread_count()})
+    print(f"\n{f'median us of {rows} rows, spread 3':32}" + "".join(f"  {n:2} thread(s)" for n in counts))
+    for name in list(CONFIGURATIONS)[:5]:
+        times = (median_step_time(CONFIGURATIONS[name], logits, repeats, n) for n in counts)
+        print(f"{name:32}" + "".join(f"{seconds * 1e6:14.0f}" for seconds in times))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from numba.np.arrayobj import populate_array
 
 from .atomics import intrinsic
 
-__all__ = ["ArgumentsType", "pack", "type_key", "type_of", "unpack"]
+__all__ = ["ArgumentsType", "array_at", "pack", "type_key", "type_of", "unpack"]
 
 _I64 = ir.IntType(64)
 
@@ -117,3 +117,17 @@ def unpack(typingctx, arguments, block, begin, end):
         return context.make_tuple(builder, sig.return_type, [*values, args[2], args[3]])
 
     return result(arguments, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def array_at(typingctx, address, size, dtype):
+    """The flat array of `size` elements of a type, such as np.float32, at an address."""
+    result = types.Array(dtype.dtype, 1, "C")
+
+    def codegen(context, builder, sig, args):
+        array = context.make_array(result)(context, builder)
+        item = ir.Constant(_I64, context.get_abi_sizeof(context.get_data_type(result.dtype)))
+        populate_array(array, builder.inttoptr(args[0], array.data.type), [args[1]], [item], item, None)
+        return array._getvalue()
+
+    return result(types.int64, types.int64, dtype), codegen

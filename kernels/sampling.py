@@ -11,8 +11,11 @@ at which token, in order, does the sum pass a given mass? Two ways answer it:
   which the sum passes; only its tokens, some hundred, are collected and sorted.
 
 Both give the same token. The order and the weights are explained in sampling_order.py, the passes over the
-vocabulary are in sampling_passes.py. One thread does it all, in integers where sums matter, so that the result
-depends on nothing but the arguments.
+vocabulary are in sampling_passes.py. One thread does all of a token, in integers where sums matter, so that the result
+depends on nothing but the arguments; the tokens of a step are shared out among threads by sampling_rows.py.
+
+Logits come from memory, which costs more than what is computed. So one pass over them (`scan`) keeps the highest of
+each block alone, and what follows loads the blocks that it looks at: one for greedy sampling, few for top-k.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ from .sampling_passes import (
     collect,
     edit_ref,
     fill_masses,
-    find_peaks,
     gather,
-    load_keys,
+    load_blocks,
+    renew_peaks,
+    scan,
     weigh_all,
     weigh_candidates,
 )
@@ -88,28 +92,34 @@ def sample(logits, work, settings, edits, n_edits, u):
 
     The first `n_edits` rows of `edits` count; u in [0, 1) is the random number of this draw.
     """
-    lowest, highest = load_keys(logits, work.keys)
-    if lowest < -INF_KEY or highest >= INF_KEY:  # NaN lies beyond the infinities
+    lowest, top_key = scan(logits, work.peaks)
+    if lowest < -INF_KEY or top_key >= INF_KEY:  # NaN lies beyond the infinities
         return NOT_FINITE
-    if highest == -INF_KEY:
+    if top_key == -INF_KEY:
         return ALL_MASKED
-    apply_edits(
-        work.keys,
-        edits.ids[:n_edits],
-        edits.bias,
-        edits.counts,
-        settings.repetition_penalty,
-        settings.presence_penalty,
-        settings.frequency_penalty,
-    )
-    top_key = find_peaks(work.keys, work.peaks)
+    work.loaded[:] = 0
+    if n_edits > 0:
+        apply_edits(
+            logits,
+            work.keys,
+            work.loaded,
+            edits.ids[:n_edits],
+            edits.bias,
+            edits.counts,
+            settings.repetition_penalty,
+            settings.presence_penalty,
+            settings.frequency_penalty,
+        )
+        top_key = renew_peaks(work.keys, work.loaded, work.peaks)
     if settings.temperature == 0:
+        load_blocks(logits, work.keys, work.loaded, work.peaks, top_key)
         return _first_at(work, top_key)
     top, scale = score_of(top_key), _scale(settings.temperature)
     floor = _min_p_key(top, settings)
-    n = _collect_few(work, settings, logits.shape[0], top_key, scale, floor)
+    n = _collect_few(logits, work, settings, top_key, scale, floor)
     if n > 0:
         return _draw_from_few(work, settings, n, top, scale, floor, u)
+    load_blocks(logits, work.keys, work.loaded, work.peaks, -INF_KEY)
     return _draw_from_all(work, settings, top, scale, floor, u)
 
 
@@ -149,20 +159,23 @@ def _min_p_key(top, settings):
 
 
 @inlined(inline="always")
-def _collect_few(work, settings, n_vocab, top_key, scale, floor):
+def _collect_few(logits, work, settings, top_key, scale, floor):
     """Collect candidates that hold the kept prefix where settings make them few; their number, or 0 where not.
 
     Tokens of weight 0 stay out: they are never drawn, and under a mask they may be nearly all.
     """
     threshold = _key_below(score_of(top_key), (MAX_OCTAVES + 1) / np.float64(scale))
-    if 0 < settings.top_k < n_vocab:
+    if 0 < settings.top_k < logits.shape[0]:
         # k blocks with peaks that high hold k tokens that high, so that few keys tell about many
         keys = work.peaks if settings.top_k <= work.peaks.shape[0] else work.keys
+        if settings.top_k > work.peaks.shape[0]:
+            load_blocks(logits, work.keys, work.loaded, work.peaks, -INF_KEY)
         threshold, limit = kth_largest(keys, settings.top_k, threshold, top_key), 2 * work.keys.shape[0]
     elif settings.min_p > 0 and settings.top_p == 1:
         threshold, limit = floor if floor > threshold else threshold, _FEW
     else:
         return 0
+    load_blocks(logits, work.keys, work.loaded, work.peaks, threshold)
     return collect(work.keys, work.peaks, threshold, limit, work.candidates)
 
 

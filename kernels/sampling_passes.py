@@ -51,10 +51,14 @@ class Edits(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Scratch of `sample` for one vocabulary size, reused from token to token: 26 bytes a token of the vocabulary."""
+    """Scratch of `sample` for one vocabulary size, reused from token to token: 26 bytes a token of the vocabulary.
+
+    Several of them, for as many workers, are the same arrays with one more axis in front.
+    """
 
     keys: np.ndarray  # (n_blocks * BLOCK,) int32, order_key of each score; behind the vocabulary that of -inf
     blocks: np.ndarray  # (n_blocks, BLOCK), the same memory
+    loaded: np.ndarray  # (n_blocks,) uint8, whether `keys` holds a block: only those that are looked at
     peaks: np.ndarray  # (n_blocks,) int32, the highest key of each block
     fractions: np.ndarray  # (n_blocks, BLOCK) uint32
     buckets: np.ndarray  # (n_blocks, BLOCK) uint16
@@ -63,35 +67,65 @@ class Workspace(NamedTuple):
     weights: np.ndarray  # (n_blocks * BLOCK,) int64, of candidates
 
     @classmethod
-    def create(cls, n_vocab: int) -> Workspace:
-        """Scratch for logits of shape (n_vocab,)."""
+    def create(cls, n_vocab: int, *count: int) -> Workspace:
+        """Scratch for logits of shape (n_vocab,), or `count` of them."""
         n_blocks = -(-n_vocab // BLOCK)
-        keys = np.full(n_blocks * BLOCK, -INF_KEY, np.int32)
+        keys = np.full((*count, n_blocks * BLOCK), -INF_KEY, np.int32)
         return cls(
             keys=keys,
-            blocks=keys.reshape(n_blocks, BLOCK),
-            peaks=np.empty(n_blocks, np.int32),
-            fractions=np.empty((n_blocks, BLOCK), np.uint32),
-            buckets=np.empty((n_blocks, BLOCK), np.uint16),
-            masses=np.empty(N_BUCKETS, np.int64),
-            candidates=np.empty(n_blocks * BLOCK, np.int64),
-            weights=np.empty(n_blocks * BLOCK, np.int64),
+            blocks=keys.reshape(*count, n_blocks, BLOCK),
+            loaded=np.empty((*count, n_blocks), np.uint8),
+            peaks=np.empty((*count, n_blocks), np.int32),
+            fractions=np.empty((*count, n_blocks, BLOCK), np.uint32),
+            buckets=np.empty((*count, n_blocks, BLOCK), np.uint16),
+            masses=np.empty((*count, N_BUCKETS), np.int64),
+            candidates=np.empty((*count, n_blocks * BLOCK), np.int64),
+            weights=np.empty((*count, n_blocks * BLOCK), np.int64),
         )
 
 
 @inlined
-def load_keys(logits, keys):
-    """Fill `keys` from logits (n_vocab,); return the lowest and the highest key.
-
-    The place for a mask of allowed tokens: what it forbids gets the key of -inf, before anything else looks.
-    """
-    lowest = highest = order_key(logits[0])
-    for i in range(logits.shape[0]):
+def peak_of(logits, first, last):
+    """The lowest and the highest key of logits[first:last]."""
+    lowest = highest = order_key(logits[first])
+    for i in range(first, last):
         key = order_key(logits[i])
-        keys[i] = key
         lowest = key if key < lowest else lowest
         highest = key if key > highest else highest
     return lowest, highest
+
+
+@inlined
+def scan(logits, peaks):
+    """The one pass over all logits (n_vocab,): fill `peaks`; return the lowest and the highest key."""
+    lowest, highest = np.int32(INF_KEY), np.int32(-INF_KEY)
+    for block in range(peaks.shape[0]):
+        first = block * BLOCK
+        if first + BLOCK <= logits.shape[0]:  # a constant length is what vectorises best
+            low, peak = peak_of(logits, first, first + BLOCK)
+        else:
+            low, peak = peak_of(logits, first, logits.shape[0])
+        peaks[block] = peak
+        lowest = low if low < lowest else lowest
+        highest = peak if peak > highest else highest
+    return lowest, highest
+
+
+@inlined
+def load_block(logits, keys, loaded, block):
+    """Fill the keys of one block, unless they are there."""
+    if not loaded[block]:
+        loaded[block] = 1
+        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, logits.shape[0])):
+            keys[i] = order_key(logits[i])
+
+
+@inlined
+def load_blocks(logits, keys, loaded, peaks, threshold):
+    """Fill the keys of all blocks of which a token reaches `threshold`."""
+    for block in range(peaks.shape[0]):
+        if peaks[block] >= threshold:
+            load_block(logits, keys, loaded, block)
 
 
 def edit_ref(logits: np.ndarray, settings: Settings, edits: Edits, n_edits: int) -> np.ndarray:
@@ -108,10 +142,11 @@ def edit_ref(logits: np.ndarray, settings: Settings, edits: Edits, n_edits: int)
 
 
 @inlined
-def apply_edits(keys, ids, bias, counts, repetition, presence, frequency):
+def apply_edits(logits, keys, loaded, ids, bias, counts, repetition, presence, frequency):
     """Apply bias and penalties to `keys`. Masked tokens (-inf) stay masked, all others stay finite."""
     for row in range(ids.shape[0]):
         token_id, count = ids[row], counts[row]
+        load_block(logits, keys, loaded, token_id // BLOCK)
         if keys[token_id] >= LOWEST_KEY:
             score = np.float64(score_of(keys[token_id])) + bias[row]
             if count >= 0:
@@ -123,15 +158,16 @@ def apply_edits(keys, ids, bias, counts, repetition, presence, frequency):
 
 
 @inlined
-def find_peaks(keys, peaks):
-    """Fill `peaks`; return the highest key of all."""
+def renew_peaks(keys, loaded, peaks):
+    """Correct `peaks` where keys are loaded, since edits may have changed them; return the highest key of all."""
     highest = np.int32(-INF_KEY)
     for block in range(peaks.shape[0]):
-        peak = np.int32(-INF_KEY)
-        for i in range(block * BLOCK, block * BLOCK + BLOCK):
-            peak = keys[i] if keys[i] > peak else peak
-        peaks[block] = peak
-        highest = peak if peak > highest else highest
+        if loaded[block]:
+            peak = np.int32(-INF_KEY)
+            for i in range(block * BLOCK, block * BLOCK + BLOCK):
+                peak = keys[i] if keys[i] > peak else peak
+            peaks[block] = peak
+        highest = peaks[block] if peaks[block] > highest else highest
     return highest
 
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
 from densecore.models import KVCache, Model
 from densecore.precompile import precompile
+from densecore.sampling import sample_batch
 from densecore.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
@@ -247,13 +249,19 @@ class Engine:
             self.metrics.step(batch, seconds)
 
     def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[list[int | Exception]]:
-        """The next tokens of each sequence that has logits; an unusable row fails its own sequence only."""
-        sampled, first = [], 0
-        for entry in batch:
-            rows = logits[first : first + entry.num_logits, : self.n_vocab]
-            first += len(rows)
-            sampled.append(draw(entry.sequence, rows, entry.draft_ids))
-        return sampled
+        """The next tokens of each sequence that has logits; an unusable row fails its own sequence only.
+
+        Sequences without drafts are sampled together.
+        """
+        ends = list(accumulate(entry.num_logits for entry in batch))
+        rows = [logits[end - entry.num_logits : end, : self.n_vocab] for entry, end in zip(batch, ends, strict=True)]
+        alone = [(entry.sequence.sampler, part[0]) for entry, part in zip(batch, rows, strict=True) if len(part) == 1]
+        samplers, their_rows = [sampler for sampler, _ in alone], [row for _, row in alone]
+        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads))
+        return [
+            [next(tokens)] if len(part) == 1 else draw(entry.sequence, part, entry.draft_ids)
+            for entry, part in zip(batch, rows, strict=True)
+        ]
 
     def _end_all(self, error: Exception | None = None) -> None:
         self._admit()

@@ -15,7 +15,7 @@ from densecore.kernels.plan import Operation, Plan
 from densecore.kernels.threads import worker_thread_ids
 from densecore.models import Batch, KVCache, Model
 from densecore.models.step import Workspace
-from densecore.sampling import Sampler
+from densecore.sampling import Sampler, sample_batch
 
 __all__ = ["PARALLEL_KERNELS", "compile_parallel_kernels", "find_needed"]
 
@@ -27,6 +27,7 @@ PARALLEL_KERNELS = "the parallel kernels"  # stands for what `compile_parallel_k
 # Seconds that kernels take, measured on one core of a Zen 4; those without an entry take less than half a second.
 _SECONDS = {
     "attention.attention": 3.2,
+    "sample_rows": 2.5,
     "sample ": 2.2,
     "matmul.matmul": 1.8,
     PARALLEL_KERNELS: 1.0,
@@ -51,8 +52,10 @@ def find_needed(model: Model, kv_cache_dtype: str) -> list[Compilation]:
     """
     with collect_needed() as needed:
         _record_steps(model, kv_cache_dtype)
-        with contextlib.suppress(NotCompiled):
-            Sampler(GenerationConfig(seed=0), 8).sample(np.zeros(8, np.float32))
+        for num_rows in (1, 2):  # one row is drawn without the pool
+            samplers = [Sampler(GenerationConfig(seed=0), 8) for _ in range(num_rows)]
+            with contextlib.suppress(NotCompiled):
+                sample_batch(samplers, np.zeros((num_rows, 8), np.float32))
     if needed:
         needed[PARALLEL_KERNELS] = Compilation(PARALLEL_KERNELS, PARALLEL_KERNELS, compile_parallel_kernels)
     return sorted(needed.values(), key=lambda compilation: (-seconds(compilation), compilation.name))

@@ -1,9 +1,10 @@
 """From logits to token ids."""
 
+from densecore.sampling.batch import sample_batch
 from densecore.sampling.constraint import Constraint
 from densecore.sampling.grammar import GrammarCompiler, TokenTable
 from densecore.sampling.logprobs import TokenLogprobs
 from densecore.sampling.restrictions import Vocabulary
 from densecore.sampling.sampler import Sampler
 
-__all__ = ["Constraint", "GrammarCompiler", "Sampler", "TokenLogprobs", "TokenTable", "Vocabulary"]
+__all__ = ["Constraint", "GrammarCompiler", "Sampler", "TokenLogprobs", "TokenTable", "Vocabulary", "sample_batch"]

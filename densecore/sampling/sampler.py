@@ -26,14 +26,14 @@ the other steps work on a copy of the logits.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Iterable
 
 import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
-from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, Workspace, edit_ref, sample
+from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, edit_ref
+from densecore.sampling.batch import Draw, sample_batch
 from densecore.sampling.dry import Dry
 from densecore.sampling.edits import EditTable
 from densecore.sampling.filters import Filters, Mirostat
@@ -122,11 +122,25 @@ class Sampler:
         Raises InferenceError if logits are NaN or +inf, or all -inf: -inf masks a token, and one must be left. Also
         if a logits processor fails, or the grammar.
         """
+        [result] = sample_batch([self], logits[None])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def prepare(self, logits: np.ndarray) -> Draw | int:
+        """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy."""
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
-        # Any other layout, or read-only memory, would compile the kernel a second time: copy it instead.
-        logits = np.require(logits, np.float32, ("C", "W"))
-        token_id = self._draw(self._allowed(logits), uniform(self.seed, self.num_output))
+        logits = np.require(logits, np.float32, ("C",))
+        return self._draw(self._allowed(logits), uniform(self.seed, self.num_output))
+
+    def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
+        """The second half: `accept` the token that was drawn from logits, or raise what its error code says.
+
+        seen : (n_vocab,) the logits after processors and restrictions
+        """
+        if token_id < 0:
+            raise InferenceError(f"{self.name}: {_complaint(seen, token_id)}")
         if self._config.logprobs:
             self.logprobs.append(log_probabilities(logits, token_id, self._config.top_logprobs))
         self.accept(token_id)
@@ -158,10 +172,10 @@ class Sampler:
             self._restrictions.apply(logits, self._token_ids, self.num_output)
         return logits
 
-    def _draw(self, logits: np.ndarray, u: float) -> int:
+    def _draw(self, logits: np.ndarray, u: float) -> Draw | int:
         table = self._table
         if self._dry is None and self._filters is None and self._mirostat is None:
-            return self._draw_fast(logits, table, u)
+            return Draw(logits, self._settings, table.edits, len(table), u)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
         if self._dry is not None:
@@ -171,13 +185,7 @@ class Sampler:
             return self._mirostat.draw(scores, u)
         if self._filters is not None:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return self._draw_fast(scores, EditTable(self.n_vocab, {}), u)
-
-    def _draw_fast(self, logits: np.ndarray, table: EditTable, u: float) -> int:
-        token_id = sample(logits, _workspace(self.n_vocab), self._settings, table.edits, len(table), u)
-        if token_id < 0:
-            raise InferenceError(f"{self.name}: {_complaint(logits, token_id)}")
-        return token_id
+        return Draw(scores, self._settings, table.edits, 0, u)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""
@@ -186,17 +194,6 @@ class Sampler:
             raise InferenceError(f"{self.name}: {_complaint(logits, NOT_FINITE)}")
         if highest == -np.inf:
             raise InferenceError(f"{self.name}: {_complaint(logits, ALL_MASKED)}")
-
-
-_scratch = threading.local()
-
-
-def _workspace(n_vocab: int) -> Workspace:
-    """Scratch for logits (n_vocab,), one per thread: what all its requests share stays in the CPU's cache."""
-    workspaces = _scratch.__dict__.setdefault("workspaces", {})
-    if n_vocab not in workspaces:
-        workspaces[n_vocab] = Workspace.create(n_vocab)
-    return workspaces[n_vocab]
 
 
 def _complaint(logits: np.ndarray, code: int) -> str:

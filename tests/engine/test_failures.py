@@ -70,7 +70,7 @@ def run(model: DenseCore, failure: str | None = None) -> tuple[list[Finished], l
         receiver = Receiver(fails_at=2 if bad == "receiver" else None)
         sequence = model._engine.submit(prompt, config, receiver)
         if bad == "sampler":
-            sequence.sampler.sample = fail_at_third(sequence.sampler.sample)
+            sequence.sampler.prepare = fail_at_third(sequence.sampler.prepare)
         elif bad == "text":
             sequence.text.push = fail_at_third(sequence.text.push)
         elif bad == "cancelled":

@@ -1,0 +1,95 @@
+"""The next tokens of several requests at once.
+
+What a request does in numpy is done one request after the other. The draws by the compiled fast path, of all requests
+that take it, are done together, by all workers. A token depends on the logits and settings of its own request alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from densecore.kernels.plan import Plan
+from densecore.kernels.sampling import Edits, Settings, Workspace, sample
+from densecore.kernels.sampling_rows import DRAW, pack_draw, sample_rows
+
+if TYPE_CHECKING:
+    from densecore.sampling.sampler import Sampler
+
+__all__ = ["Draw", "sample_batch"]
+
+Result = TypeVar("Result")
+
+
+class Draw(NamedTuple):
+    """What the fast path draws one token from: the arguments of densecore.kernels.sampling.sample."""
+
+    logits: np.ndarray  # (n_vocab,) float32
+    settings: Settings
+    edits: Edits
+    n_edits: int
+    u: float
+
+
+def sample_batch(
+    samplers: Sequence[Sampler], logits: np.ndarray | Sequence[np.ndarray], num_workers: int = 1
+) -> list[int | Exception]:
+    """The next token of each sampler from its row (n_vocab,) of logits, or why there is none.
+
+    num_workers : threads of the pool; they change how long it takes, and nothing else
+    """
+    prepared = [_attempt(sampler.prepare, row) for sampler, row in zip(samplers, logits, strict=True)]
+    drawn = iter(_draw([step for step in prepared if isinstance(step, Draw)], num_workers))
+    results: list[int | Exception] = []
+    for sampler, row, step in zip(samplers, logits, prepared, strict=True):
+        if isinstance(step, Exception):
+            results.append(step)
+        else:
+            token_id = next(drawn) if isinstance(step, Draw) else step
+            seen = step.logits if isinstance(step, Draw) else row
+            results.append(_attempt(sampler.finish, row, seen, token_id))
+    return results
+
+
+def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Exception:
+    """What a request's own code returns or raises: its failure must not reach its neighbours."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
+
+
+def _draw(draws: list[Draw], num_workers: int) -> list[int]:
+    """Token ids, or the error codes of `sample`."""
+    if not draws:
+        return []
+    if len(draws) == 1:  # to wake the pool takes longer than the row
+        (draw,) = draws
+        return [int(sample(draw.logits, _workspace(draw.logits.size), *draw[1:]))]
+    workers = max(1, min(num_workers, len(draws)))
+    packed = np.array([pack_draw(*draw) for draw in draws], DRAW)
+    token_ids, taken = np.empty(len(draws), np.int64), np.zeros(1, np.int64)
+    plan = Plan()
+    n_vocab = draws[0].logits.size
+    plan.add(sample_rows, packed, n_vocab, _workspaces(n_vocab, workers), token_ids, taken)
+    plan.run(workers)
+    return token_ids.tolist()
+
+
+_scratch = threading.local()
+
+
+def _workspace(n_vocab: int) -> Workspace:
+    """Scratch for one row."""
+    return Workspace(*(column[0] for column in _workspaces(n_vocab, 1)))
+
+
+def _workspaces(n_vocab: int, count: int) -> Workspace:
+    """Scratch for `count` workers, for each calling thread: what all requests share stays in the CPUs' caches."""
+    workspaces = _scratch.__dict__.setdefault("workspaces", {})
+    if n_vocab not in workspaces or len(workspaces[n_vocab].keys) < count:
+        workspaces[n_vocab] = Workspace.create(n_vocab, count)
+    return workspaces[n_vocab]

@@ -1,0 +1,90 @@
+"""The tokens of one step: rows of logits, each with settings of its own, shared out among the workers of the pool.
+
+A row is drawn by one worker from first to last, so that its token does not depend on which rows are beside it, or on
+how many workers there are. What a row consists of lies in several places; `DRAW` is where they are, so that all
+rows go into one call of compiled code, which holds no interpreter lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from .arguments import array_at
+from .atomics import atomic_add
+from .plan import operation
+from .sampling import Edits, Settings, Workspace, sample, sample_ref
+
+__all__ = ["DRAW", "pack_draw", "sample_rows"]
+
+# An address, a number, or a setting each: the arguments of `sample`, but for its scratch.
+DRAW = np.dtype(
+    [
+        *((name, np.int64) for name in ("logits", "ids", "bias", "counts", "n_edits")),
+        *((name, np.int64 if name == "top_k" else np.float64) for name in Settings._fields),
+        ("u", np.float64),
+    ]
+)
+
+
+def pack_draw(logits: np.ndarray, settings: Settings, edits: Edits, n_edits: int, u: float) -> tuple:
+    """An element of an array of `DRAW`. All arrays must be contiguous and stay where they are."""
+    ids, bias, counts = (column.__array_interface__["data"][0] if n_edits else 0 for column in edits)
+    return logits.__array_interface__["data"][0], ids, bias, counts, n_edits, *settings, u
+
+
+def sample_rows_ref(draws: np.ndarray, n_vocab: int, work: Workspace, token_ids: np.ndarray, taken: np.ndarray) -> None:
+    """token_ids (num_rows,) = what `sample` returns for each of draws (num_rows,) from `n_vocab` logits."""
+    for row, draw in enumerate(draws):
+        n_edits = int(draw["n_edits"])
+        columns = zip(("ids", "bias", "counts"), (np.int32, np.float64, np.int32), strict=True)
+        edits = Edits(*(_array_at(draw[name], n_edits, dtype) for name, dtype in columns))
+        settings = Settings(*(draw[name] for name in Settings._fields))
+        logits = _array_at(draw["logits"], n_vocab, np.float32)
+        token_ids[row] = sample_ref(logits, work, settings, edits, n_edits, draw["u"])
+
+
+def _array_at(address: int, size: int, dtype: type) -> np.ndarray:
+    """Twin of `array_at`."""
+    return np.frombuffer(ctypes.string_at(int(address), size * np.dtype(dtype).itemsize), dtype)
+
+
+@operation(tasks=lambda draws, n_vocab, work, *_: min(draws.size, work.keys.shape[0]), twin=sample_rows_ref)
+def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
+    """token_ids (num_rows,) = what `sample` returns for each of draws (num_rows,) from `n_vocab` logits.
+
+    There is one piece for each Workspace in `work`: it takes one row after the other, until none is left. taken (1,)
+    int64 counts the rows that are taken, and is 0 at first.
+    """
+    scratch = Workspace(
+        work.keys[task],
+        work.blocks[task],
+        work.loaded[task],
+        work.peaks[task],
+        work.fractions[task],
+        work.buckets[task],
+        work.masses[task],
+        work.candidates[task],
+        work.weights[task],
+    )
+    row = atomic_add(taken, 0, 1)
+    while row < draws.shape[0]:
+        draw = draws[row]
+        settings = Settings(
+            draw.temperature,
+            draw.top_k,
+            draw.top_p,
+            draw.min_p,
+            draw.repetition_penalty,
+            draw.presence_penalty,
+            draw.frequency_penalty,
+        )
+        edits = Edits(
+            array_at(draw.ids, draw.n_edits, np.int32),
+            array_at(draw.bias, draw.n_edits, np.float64),
+            array_at(draw.counts, draw.n_edits, np.int32),
+        )
+        logits = array_at(draw.logits, n_vocab, np.float32)
+        token_ids[row] = sample(logits, scratch, settings, edits, draw.n_edits, draw.u)
+        row = atomic_add(taken, 0, 1)
