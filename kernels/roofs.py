@@ -6,12 +6,13 @@ the compiler can leave nothing out.
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
 from .cache import inlined, kernel
-from .simd import i16x16, load_i8x32, load_u8x32, madd, maddubs, prefetch_far, sum_i32x8
-from .simd_amx import configure_tiles, release_tiles, repeat_products
+from .simd import i16x16, load_i8x32, load_u8x32, local_array, madd, maddubs, prefetch_far, sum_i32x8
+from .simd_amx import configure_tiles, load_factors, release_tiles, repeat_products, store_sums
 from .simd_dots import HAS_DOT, LANES, dot
 from .simd_types import HAS_TILES, I8x32, U8x32, Vector, call, constant, instruction, splat
 
@@ -108,12 +109,17 @@ def byte_chains(first, rounds):
 
 @inlined
 def tile_chains(first, rounds):
-    """The same with tile registers, which hold zeros."""
+    """The same with tile registers that hold `first` everywhere; returns one sum."""
+    factors, sums = local_array(np.int8, 1024), local_array(np.int32, 512)
+    for i in range(factors.size):
+        factors[i] = first
     configure_tiles(64)
+    load_factors(factors)
     for _ in range(rounds):
         repeat_products(CHAINS)
+    store_sums(sums)
     release_tiles()
-    return first
+    return sums[0] + sums[511]
 
 
 multiply_chains = tile_chains if HAS_TILES else byte_chains

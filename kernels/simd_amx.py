@@ -79,9 +79,22 @@ def release_tiles(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def load_factors(typingctx, x):
+    """Fill a tile of activations and one of quants, both from the same int8 (16, 64), flat (tileloadd)."""
+
+    def codegen(context, builder, sig, args):
+        place = Reader(context, builder, sig.args[0], args[0]).place(ir.VectorType(_I8, 1024), ir.Constant(_I64, 0))
+        for number in (_A[0], _B[0]):
+            emit_tile_instruction(builder, "llvm.x86.tileloadd64", _register(number), place, ir.Constant(_I64, 64))
+        return context.get_dummy_value()
+
+    return types.void(x), codegen
+
+
 @intrinsic(prefer_literal=True)
 def repeat_products(typingctx, times):
-    """The same products so many times, for nothing: what `roofs` measures (tdpbssd)."""
+    """Add the product of what `load_factors` loaded so many times, to two tiles of sums in turn (tdpbssd)."""
 
     def codegen(context, builder, sig, args):
         for i in range(times.literal_value):
@@ -89,6 +102,22 @@ def repeat_products(typingctx, times):
         return context.get_dummy_value()
 
     return types.void(times), codegen
+
+
+@intrinsic
+def store_sums(typingctx, sums):
+    """Write both tiles of sums to int32 (2, TOKENS, LANES), flat (tilestored)."""
+
+    def codegen(context, builder, sig, args):
+        reader = Reader(context, builder, sig.args[0], args[0])
+        for i, number in enumerate(_C):
+            place = reader.place(ir.VectorType(I32, SUMS), ir.Constant(_I64, SUMS * i))
+            emit_tile_instruction(
+                builder, "llvm.x86.tilestored64", _register(number), place, ir.Constant(_I64, 4 * LANES)
+            )
+        return context.get_dummy_value()
+
+    return types.void(sums), codegen
 
 
 @intrinsic(prefer_literal=True)
