@@ -83,9 +83,7 @@ class Tokens(NamedTuple):
 
     q: np.ndarray  # (n_in / STRETCH, tiles, STRETCH / width, TOKENS, width) int8, flat
     d: np.ndarray  # (tiles, n_in / qk, TOKENS) float32, flat: side by side the scales of a block
-    sums: (
-        np.ndarray
-    )  # (tiles, n_in / RUN, TOKENS) int32, flat: the two sums of a run, or empty if there are no minimums
+    sums: np.ndarray  # (tiles, n_in / RUN, TOKENS) int32, flat: the two sums of a run; empty without minimums
 
 
 @inlined

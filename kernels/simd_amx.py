@@ -2,8 +2,8 @@
 
 A tile register holds up to 16 rows of 64 bytes. ``tdpbssd c, a, b`` adds to int32 c[i, j] the products of row i of `a`
 with column j of `b`, whose rows hold four consecutive k of each column: just as a panel's quants lie (`panel.Panel`).
-So `a` is activations, a token in each row, as they lie in memory; `b` is the quants of 16 rows of the matrix; and a row
-of `c` has the sums of a token, lane = row of the matrix, as everywhere in `simd_tiles`.
+So `a` is activations, a token in each row; `b` is the quants of 16 rows of the matrix; and a row of `c` has the sums of
+a token, lane = row of the matrix, as everywhere in `simd_tiles`.
 
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 """
