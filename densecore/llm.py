@@ -6,12 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import difflib
-import functools
 import os
-import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,12 +18,13 @@ import numpy as np
 from densecore.checks import integer
 from densecore.config import MAX_SEED, EngineConfig, GenerationConfig
 from densecore.engine import Engine
-from densecore.engine.logprobs import TokenLogprob, describe
-from densecore.engine.sequence import Event, Finished, TextDelta, Timings, Usage
+from densecore.engine.logprobs import TokenLogprob
+from densecore.engine.sequence import Event, TextDelta
 from densecore.exceptions import InvalidConfigError, ModelLoadError, UnsupportedFeatureError
 from densecore.gguf import GGUFFile
 from densecore.models import load_model
 from densecore.pending import PendingResult, run_all
+from densecore.results import GenerationResult, TextStream, drain, result_of
 from densecore.tokenizer import ChatTemplate, Tokenizer
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["DenseCore", "GenerationResult", "TextStream", "TokenLogprob"]
 
 MAX_ANSWERS = 128  # as in the OpenAI API
-
-_Describer = Callable[..., list[TokenLogprob]]
 
 
 class _FromConfig:
@@ -47,84 +43,6 @@ class _FromConfig:
 
 
 _FROM_CONFIG: Any = _FromConfig()
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """A finished generation.
-
-    Attributes
-    ----------
-    text : what was generated, without stop sequences.
-    token_ids : its tokens, the end-of-generation token included where there was one.
-    finish_reason : ``stop`` (end of generation or of the grammar, or a stop sequence) or ``length``.
-    usage : numbers of tokens.
-    logprobs : one for each of `token_ids`, with ``logprobs=True``; else None.
-    timings : seconds and rates.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    usage: Usage
-    logprobs: list[TokenLogprob] | None
-    timings: Timings
-
-
-class TextStream(Iterator[str]):
-    """Text of a running request as it comes. Closing it, or dropping it, ends the request.
-
-    `result` is the `GenerationResult` once the stream has ended, None before.
-    """
-
-    def __init__(self, engine: Engine, prompt_ids: SequenceOf[int], config: GenerationConfig) -> None:
-        self._engine = engine
-        self._describe = functools.partial(describe, tokenizer=engine.tokenizer) if config.logprobs else None
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._parts: list[str] = []
-        self._closed = False
-        self.result: GenerationResult | None = None
-        self._sequence = engine.submit(prompt_ids, config, self._events.put)
-
-    def __next__(self) -> str:
-        if self._closed:
-            raise StopIteration
-        try:
-            event = self._events.get()
-        except BaseException:  # Ctrl-C while waiting
-            self.close()
-            raise
-        if isinstance(event, TextDelta):
-            self._parts.append(event.text)
-            return event.text
-        self._closed = True
-        self.result = _result(event, "".join(self._parts), self._describe)
-        raise StopIteration
-
-    def close(self) -> None:
-        """End the request, if it is still running."""
-        if not self._closed:
-            self._closed = True
-            self._engine.abort(self._sequence)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_sequence"):
-            with contextlib.suppress(Exception):  # the interpreter may be going away
-                self.close()
-
-
-def _result(event: Finished, text: str, describer: _Describer | None = None) -> GenerationResult:
-    """The result of a request that ended, or its error."""
-    if event.error is not None:
-        raise event.error
-    logprobs = describer(event.logprobs) if describer else None
-    return GenerationResult(text, list(event.token_ids), str(event.finish_reason), event.usage, logprobs, event.timings)
 
 
 class DenseCore:
@@ -223,7 +141,7 @@ class DenseCore:
         self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
     ) -> GenerationResult:
         """As `generate`, with token ids, finish reason, usage and timings; `prompt` may be token ids."""
-        return _drain(self._stream(self._prompt_ids(prompt), config, options))
+        return drain(self._stream(self._prompt_ids(prompt), config, options))
 
     def complete_n(
         self, prompt: str | SequenceOf[int], n: int, config: GenerationConfig | None = None, **options: Any
@@ -235,7 +153,7 @@ class DenseCore:
         with contextlib.ExitStack() as stack:  # where one fails, the others end
             for index in range(integer("n", n, 1, MAX_ANSWERS)):
                 streams.append(stack.enter_context(self._stream(prompt_ids, _for_answer(config, index), {})))
-            return [_drain(stream) for stream in streams]
+            return [drain(stream) for stream in streams]
 
     def generate_batch(
         self, prompts: SequenceOf[str | SequenceOf[int]], config: GenerationConfig | None = None, **options: Any
@@ -264,7 +182,7 @@ class DenseCore:
 
         ``future.cancel()`` ends the request.
         """
-        return PendingResult(self._engine, self._prompt_ids(prompt), _generation_config(config, options), _result)
+        return PendingResult(self._engine, self._prompt_ids(prompt), _generation_config(config, options), result_of)
 
     async def complete_async(
         self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
@@ -295,7 +213,7 @@ class DenseCore:
         try:
             while isinstance(event := await events.get(), TextDelta):
                 yield event.text
-            _result(event, "")
+            result_of(event, "")
         finally:
             self._engine.abort(sequence)
 
@@ -308,7 +226,7 @@ class DenseCore:
 
     def complete_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> GenerationResult:
         """As `chat`, with token ids, finish reason, usage and timings."""
-        return _drain(self.stream_chat(messages, **kwargs))
+        return drain(self.stream_chat(messages, **kwargs))
 
     def stream_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> TextStream:
         """As `chat`, as a stream of text."""
@@ -483,14 +401,6 @@ def _check_same_vocabulary(main: GGUFFile, draft: GGUFFile) -> None:
     raise ModelLoadError(
         f"{draft.path}: the draft model's vocabulary {problem}: take a smaller model of the same family"
     )
-
-
-def _drain(stream: TextStream) -> GenerationResult:
-    """Wait for the end of a stream."""
-    for _ in stream:
-        pass
-    assert stream.result is not None
-    return stream.result
 
 
 def _for_answer(config: GenerationConfig, index: int) -> GenerationConfig:
