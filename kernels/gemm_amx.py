@@ -9,7 +9,7 @@ whole block is S = lower + 128 * higher, of two sums that stay in tile registers
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
@@ -17,6 +17,8 @@ from numba.extending import overload
 from .cache import INLINED_OPTIONS, inlined
 from .formats.base import Format
 from .gemm import Ahead, ask, multiply_panels
+from .gemv_amx import FEWEST_TOKENS as FEWEST_BY_ROWS
+from .gemv_amx import multiply_rows_amx
 from .panel import RUN, Panel
 from .simd import (
     PARTS,
@@ -124,6 +126,8 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
     scales_size, acc_size, sums_size = factors_size * scales, TILE_ROWS * BATCH, 2 * planes * SUMS
 
     multiply_narrow = inlined(multiply_panels(fmt))
+    few_by_rows = how.row_quants is not None or how.quants_at >= 0
+    multiply_rows: Any = multiply_rows_amx(fmt) if few_by_rows else None
 
     @inlined
     def multiply_tile(panel, num_blocks, tokens, x_at, d_at, acc, place, w, ahead):
@@ -175,6 +179,9 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         num_tokens, n_out = y.shape
         num_blocks, n_in = x.d.shape[1], x.q.shape[1]
         row_bytes = num_blocks * type_size
+        if few_by_rows and FEWEST_BY_ROWS <= num_tokens < FEWEST_TOKENS and n_out >= TILE_ROWS:
+            multiply_rows(w, row_bytes, x, y, first, last)
+            return
         if num_tokens < FEWEST_TOKENS or n_out < TILE_ROWS:
             multiply_narrow(fmt, type_size, w, x, y, first, last)
             return

@@ -49,6 +49,9 @@ class Unpacked:
     has_minimum : each block has a `dmin`.
     offset : where `unpack_header` writes factors, but there is no minimum: factor = scale * offset, so that M can be
         left out if scale * (q - offset) are multiplied.
+    row_quants : of blocks of 32 elements, compiled; (w, start) -> their quants in order, u8x32 or i8x32. Only where
+        products with few tokens are faster so (`gemv_amx`).
+    quants_at : the same for blocks whose quants lie in order as int8: at which byte. -1 if they do not.
     """
 
     unpack_header: Callable[..., None]
@@ -60,6 +63,8 @@ class Unpacked:
     factor: int | None = 0
     has_minimum: bool = False
     offset: int = 0
+    row_quants: Callable[..., Any] | None = None
+    quants_at: int = -1
 
     @property
     def bias(self) -> int:

@@ -81,6 +81,7 @@ from .simd_memory import (
     store_f32,
     store_f32x8,
     store_i8x8,
+    store_u32,
 )
 from .simd_rows import (
     as_bytes,
@@ -207,6 +208,7 @@ __all__ = [
     "store_f32x8",
     "store_i8x8",
     "store_rows",
+    "store_u32",
     "sum_f32x8",
     "sum_i32x4",
     "sum_i32x8",

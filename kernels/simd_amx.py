@@ -42,7 +42,7 @@ def emit_tile_instruction(builder: ir.IRBuilder, name: str, *args: ir.Value) -> 
     builder.call(function, args)
 
 
-def _register(number: int) -> ir.Constant:
+def register(number: int) -> ir.Constant:
     return ir.Constant(_I8, number)
 
 
@@ -58,7 +58,7 @@ def configure_tiles(typingctx, width):
         def write(place: int, value: ir.Value) -> None:
             builder.store(value, builder.gep(memory, [ir.Constant(_I64, place)]))
 
-        write(0, _register(1))  # the palette
+        write(0, register(1))  # the palette
         for number in (*_C, *_A, *_B):
             write(16 + 2 * number, ir.Constant(_I8, bytes_in_row if number in _A else 64))
             write(48 + number, ir.Constant(_I8, bytes_in_row // 4 if number in _B else TOKENS))
@@ -86,7 +86,7 @@ def load_factors(typingctx, x):
     def codegen(context, builder, sig, args):
         place = Reader(context, builder, sig.args[0], args[0]).place(ir.VectorType(_I8, 1024), ir.Constant(_I64, 0))
         for number in (_A[0], _B[0]):
-            emit_tile_instruction(builder, "llvm.x86.tileloadd64", _register(number), place, ir.Constant(_I64, 64))
+            emit_tile_instruction(builder, "llvm.x86.tileloadd64", register(number), place, ir.Constant(_I64, 64))
         return context.get_dummy_value()
 
     return types.void(x), codegen
@@ -98,7 +98,7 @@ def repeat_products(typingctx, times):
 
     def codegen(context, builder, sig, args):
         for i in range(times.literal_value):
-            emit_tile_instruction(builder, "llvm.x86.tdpbssd", _register(_C[i % 2]), _register(_A[0]), _register(_B[0]))
+            emit_tile_instruction(builder, "llvm.x86.tdpbssd", register(_C[i % 2]), register(_A[0]), register(_B[0]))
         return context.get_dummy_value()
 
     return types.void(times), codegen
@@ -113,7 +113,7 @@ def store_sums(typingctx, sums):
         for i, number in enumerate(_C):
             place = reader.place(ir.VectorType(I32, SUMS), ir.Constant(_I64, SUMS * i))
             emit_tile_instruction(
-                builder, "llvm.x86.tilestored64", _register(number), place, ir.Constant(_I64, 4 * LANES)
+                builder, "llvm.x86.tilestored64", register(number), place, ir.Constant(_I64, 4 * LANES)
             )
         return context.get_dummy_value()
 
@@ -134,26 +134,24 @@ def multiply_tiles(typingctx, width, steps, planes, q, at, plane, x, start, sums
     def codegen(context, builder, sig, args):
         quants, activations, results = (Reader(context, builder, sig.args[i], args[i]) for i in (3, 6, 8))
         for p in range(num_planes):
-            emit_tile_instruction(builder, "llvm.x86.tilezero", _register(_C[p]))
+            emit_tile_instruction(builder, "llvm.x86.tilezero", register(_C[p]))
         for step in range(num_steps):
             first = builder.add(args[7], ir.Constant(_I64, TOKENS * num_bytes * step))
             place = activations.place(ir.VectorType(_I8, TOKENS * num_bytes), first)
-            a = _register(_A[step % 2])
+            a = register(_A[step % 2])
             emit_tile_instruction(builder, "llvm.x86.tileloadd64", a, place, ir.Constant(_I64, num_bytes))
             for p in range(num_planes):
-                b = _register(_B[(step * num_planes + p) % 2])
+                b = register(_B[(step * num_planes + p) % 2])
                 offset = builder.add(args[4], ir.Constant(_I64, row_bytes * num_bytes // 4 * step))
                 offset = builder.add(offset, builder.mul(args[5], ir.Constant(_I64, p)))
                 memory = ir.VectorType(_I8, row_bytes * (num_bytes // 4 - 1) + 64)
                 emit_tile_instruction(
                     builder, "llvm.x86.tileloadd64", b, quants.place(memory, offset), ir.Constant(_I64, row_bytes)
                 )
-                emit_tile_instruction(builder, "llvm.x86.tdpbssd", _register(_C[p]), a, b)
+                emit_tile_instruction(builder, "llvm.x86.tdpbssd", register(_C[p]), a, b)
         for p in range(num_planes):
             tile = results.place(ir.VectorType(I32, SUMS), builder.add(args[9], ir.Constant(_I64, SUMS * p)))
-            emit_tile_instruction(
-                builder, "llvm.x86.tilestored64", _register(_C[p]), tile, ir.Constant(_I64, 4 * LANES)
-            )
+            emit_tile_instruction(builder, "llvm.x86.tilestored64", register(_C[p]), tile, ir.Constant(_I64, 4 * LANES))
         return context.get_dummy_value()
 
     index = types.intp

@@ -98,6 +98,11 @@ def unpack_quants(w, start, stride, group):
     return lookup_wide(load_i8x16(VALUES, 0), concat(q & 15, q >> 4))
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=1, is_signed=True)
+@inlined
+def row_quants(w, start):
+    return quants(w, start + QS)
+
+
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=1, is_signed=True, row_quants=row_quants)
 
 FORMAT = Format("IQ4_NL", 20, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

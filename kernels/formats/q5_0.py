@@ -101,6 +101,6 @@ def unpack_quants(w, start, stride, group):
     return concat(q & 15, q >> 4) | spread_bits(high)
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=16)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=16, row_quants=quants)
 
 FORMAT = Format("Q5_0", 6, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

@@ -104,6 +104,6 @@ def unpack_quants(w, start, stride, group):
     return concat(q & 15, q >> 4) | spread_bits(as_words(part(interleave_16(w, start, stride), 1)))
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=1, has_minimum=True)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=4, factor=1, has_minimum=True, row_quants=quants)
 
 FORMAT = Format("Q5_1", 7, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)

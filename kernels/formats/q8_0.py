@@ -77,6 +77,6 @@ def unpack_quants(w, start, stride, group):
     return interleave_32(w, start + 2, stride)
 
 
-UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=1, is_signed=True)
+UNPACKED = Unpacked(unpack_header, unpack_quants, groups=1, steps=1, is_signed=True, quants_at=2)
 
 FORMAT = Format("Q8_0", 8, QK, TYPE_SIZE, 32, dequantize_ref, dequantize_row, vec_dot_ref, vec_dot, UNPACKED)
