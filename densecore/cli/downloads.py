@@ -29,13 +29,11 @@ def local_path(name: str, *, quiet: bool = False) -> Path:
 
 def fetch(name: str, filename: str | None = None, *, revision: str | None = None, quiet: bool = False) -> Path:
     """The model of the Hub, with progress on stderr."""
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils import logging
 
     from densecore.hub import fetch_model
 
     logging.set_verbosity_error()  # its notes on lost connections are long, and the progress shows them
-    if quiet:
-        disable_progress_bars()
     progress = DownloadProgress(quiet=quiet)
     try:
         return fetch_model(name, filename, revision=revision, progress=progress)

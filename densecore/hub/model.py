@@ -59,9 +59,8 @@ def fetch_model(
     listing = _list(repository, revision)
     model = choose(listing.sizes, selector, listing.where)
     paths = [repository.file(listing.commit, part) for part in model.parts]
-    check_room(
-        repository.folder, sum(_missing_bytes(paths[i], listing.sizes[part]) for i, part in enumerate(model.parts))
-    )
+    sizes = [listing.sizes[part] for part in model.parts]
+    check_room(repository.folder, sum(map(_missing_bytes, paths, sizes)))
     for part in model.parts:
         download(reference.repo_id, part, revision=listing.commit, cache_dir=cache_dir, progress=progress)
     with contextlib.suppress(OSError):  # a cache that cannot be written serves all the same

@@ -125,9 +125,9 @@ def test_a_disk_without_room(variables: dict[str, str], tmp_path: Path) -> None:
 def test_rm_asks_on_a_terminal(run: Run, terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
     path = Path(run("pull", "o/m:Q2_K", "--quiet").out.strip())
     for answer, stays in (("n", True), ("y", False)):
-        asked = terminal("rm", "o/m", **variables)
-        asked.wait_for("delete? [y/N] ")
-        asked.send(answer + "\n")
+        asked = terminal("rm", "o/m", HF_HOME=variables["HF_HOME"])
+        asked.expect("delete? [y/N] ")
+        asked.type(answer + "\n")
         assert asked.wait() == (1 if stays else 0)
         assert path.exists() == stays
 
