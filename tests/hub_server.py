@@ -22,7 +22,7 @@ class Hub:
     """What is served, ``owner/name/path`` -> content, and how.
 
     status : answers every request with this status instead
-    headers : of files, sent instead of what is right
+    headers, listing : of files, and of the description of a repository, sent instead of what is right
     cut_at : bytes of a file after which the connection is dropped, `cuts` times
     pause_at : bytes after which a file stops to come, until `resumed` is set
     requests : method, path and Range of each request
@@ -32,6 +32,7 @@ class Hub:
     private: str = ""
     status: int = 0
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    listing: dict[str, object] = dataclasses.field(default_factory=dict)
     cut_at: int = 0
     cuts: int = 0
     pause_at: int = 0
@@ -75,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(parts) > 3 and parts[3] not in ("main", COMMIT):
             return self.refuse(404, "RevisionNotFound")
         if is_listing:
-            return self.send_json(self.listing(repo_id, files))
+            return self.send_json(self.listing(repo_id, files) | hub.listing)
         name = "/".join(parts[4:])
         return self.send_file(name, files[name], with_body) if name in files else self.refuse(404, "EntryNotFound")
 

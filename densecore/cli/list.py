@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from densecore.cli.failures import printable
+from densecore.cli.failures import printable, say
 from densecore.cli.output import TextOutput, readable_size
 from densecore.cli.parser import add_verb
 
@@ -34,9 +34,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print; the exit status."""
-    from densecore.hub import cached_models, repositories
+    from densecore.hub import cached_models, repositories, unfinished_bytes
 
-    models = [model for repository in repositories() for model in cached_models(repository)]
+    cached = repositories()
+    models = [model for repository in cached for model in cached_models(repository)]
     if args.json:
         print(json.dumps([_facts(model) for model in models], indent=2))
         return 0
@@ -47,6 +48,12 @@ def run(args: argparse.Namespace) -> int:
         missing = f"  {len(model.missing_parts)} parts are missing" if model.missing_parts else ""
         row = f"{model.reference:<{width}}  {model.quantization or '-':<8}  {readable_size(model.size_bytes):>10}"
         output.write(printable(f"{row}  {used}{missing}") + "\n")
+    for repository in cached:
+        if unfinished := unfinished_bytes(repository):
+            name = repository.repo_id
+            say(
+                f"{name}: {readable_size(unfinished)} of unfinished downloads; densecore pull goes on, rm {name} deletes"
+            )
     return 0
 
 

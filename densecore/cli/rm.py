@@ -53,11 +53,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _selected(models: list[CachedModel], reference: ModelReference) -> list[CachedModel]:
     """The models that the reference means: one file, or all of a quantization."""
+    from densecore.hub import quantization_of
+
     selector = reference.selector or ""
-    found = [
-        m for m in models if selector == m.name or any(path.as_posix().endswith("/" + selector) for path in m.paths)
-    ]
-    found = found or [model for model in models if model.quantization == selector.upper()]
+    quantization = quantization_of(selector) or selector.upper()
+    found = [model for model in models if selector in model.parts]
+    found = found or [model for model in models if model.quantization == quantization]
     if not found:
         there = ", ".join(model.name for model in models) or "no GGUF file"
         raise ModelLoadError(f"{reference}: not in the cache; of {reference.repo_id} there is {there}")

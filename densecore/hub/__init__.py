@@ -6,7 +6,7 @@ and the cache in it, ``HF_HUB_OFFLINE``, ``HF_TOKEN``. It is imported when somet
 The server is not trusted with names: where a file goes is decided in `layout` alone, inside of the cache.
 """
 
-from densecore.hub.cached import CachedModel, cached_models, remove_models, repositories
+from densecore.hub.cached import CachedModel, cached_models, remove_models, repositories, unfinished_bytes
 from densecore.hub.choice import PREFERENCE, quantization_of
 from densecore.hub.download import commit_of, download, download_if_present
 from densecore.hub.model import fetch_model
@@ -24,4 +24,5 @@ __all__ = [
     "quantization_of",
     "remove_models",
     "repositories",
+    "unfinished_bytes",
 ]

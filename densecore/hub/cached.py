@@ -13,7 +13,7 @@ from densecore.exceptions import ModelLoadError
 from densecore.hub.choice import ModelFiles, models_among
 from densecore.hub.layout import Repository, cache_directory, is_commit
 
-__all__ = ["CachedModel", "cached_models", "remove_models", "repositories"]
+__all__ = ["CachedModel", "cached_models", "remove_models", "repositories", "unfinished_bytes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class CachedModel:
     """A model in the cache, in one commit of its repository or in several.
 
     repo_id, name : the repository, and the first file
+    parts : names of all files that belong to the model
     quantization : as its name says; None if it does not
     paths : its files, of every commit
     size_bytes : on the disk, what commits share counted once
@@ -30,6 +31,7 @@ class CachedModel:
 
     repo_id: str
     name: str
+    parts: tuple[str, ...]
     quantization: str | None
     paths: tuple[Path, ...]
     size_bytes: int
@@ -81,6 +83,11 @@ def remove_models(repository: Repository, models: Iterable[CachedModel] | None =
     return freed + _remove_unused(repository, blobs)
 
 
+def unfinished_bytes(repository: Repository) -> int:
+    """Bytes of downloads of a repository that were cut off."""
+    return _size_of((repository.folder / "blobs").glob("*.incomplete"))
+
+
 def _remove_unused(repository: Repository, blobs: set[Path]) -> int:
     folder = (repository.folder / "blobs").resolve()
     used = {path.resolve() for path in (repository.folder / "snapshots").rglob("*") if path.is_symlink()}
@@ -99,6 +106,7 @@ def _cached_model(repository: Repository, model: ModelFiles, files: dict[str, li
     return CachedModel(
         repository.repo_id,
         model.name,
+        model.parts,
         model.quantization,
         tuple(paths),
         _size_of(blobs),

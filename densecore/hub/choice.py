@@ -19,6 +19,7 @@ PREFERENCE = (
 )  # fmt: skip
 _OTHER_FILES = ("mmproj", "imatrix")  # in names of files that are no language models
 _MOST_NAMES = 12  # in a message
+_MOST_PARTS = 999
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _QUANTIZATION = re.compile(
     r"(?<![A-Z0-9])(?P<dynamic>UD-)?(?:FP(?P<float>16|32)|(?P<name>I?Q[1-8](?:_[A-Z0-9]+)*|TQ[12]_0|BF16|F16|F32|MXFP4))"
@@ -92,7 +93,7 @@ def choose(filenames: Iterable[str], selector: str | None, where: str) -> ModelF
 
 def _parts(filename: str) -> tuple[str, ...]:
     match = _PART.fullmatch(filename)
-    if match is None or not 1 <= int(match["number"]) <= int(match["count"]) <= 9999:
+    if match is None or not 1 <= int(match["number"]) <= int(match["count"]) <= _MOST_PARTS:
         return (filename,)
     return tuple(f"{match['stem']}-{n:05d}-of-{match['count']}.gguf" for n in range(1, int(match["count"]) + 1))
 

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from densecore.exceptions import ModelLoadError
+from densecore.exceptions import DenseCoreError, ModelLoadError
 from densecore.hub.failure import failure, is_final, is_offline
 from densecore.hub.layout import Repository, is_commit
 from densecore.hub.partial import Progress, fetch_blob
@@ -45,6 +45,8 @@ def download(
         if known is not None and not is_final(error):
             warn_of_cache(f"{repo_id}: {filename}", error)
             return known
+        if isinstance(error, DenseCoreError):
+            raise
         raise failure(where, filename, error) from error
 
 
@@ -61,7 +63,8 @@ def _download(repository: Repository, filename: str, revision: str | None, progr
         url = hf_hub_url(repository.repo_id, filename, revision=commit)
         fetch_blob(repository, filename, etag, found.size, url, progress)
         path = repository.link(commit, filename, etag)
-    repository.remember(revision, commit)
+    with contextlib.suppress(OSError):  # a cache that cannot be written serves all the same
+        repository.remember(revision, commit)
     return path
 
 

@@ -19,10 +19,8 @@ _STATUS = {
 }
 
 
-def failure(where: str, what: str, error: Exception) -> DenseCoreError:
+def failure(where: str, what: str, error: Exception) -> ModelLoadError:
     """The error to raise: `what`, of `where`, could not be had because of `error`."""
-    if isinstance(error, DenseCoreError):
-        return error
     return ModelLoadError(f"{where}: {what} cannot be loaded: {_reason(error)}")
 
 
@@ -62,7 +60,7 @@ def _reason(error: Exception) -> str:
         return f"{error.strerror}" + ("; what has come so far is kept: make room and try again" if full else "")
     text = " ".join(str(error).split()) or "no reason given"
     if _is_of_network(error):
-        return f"the Hub cannot be reached: {type(error).__name__}: {text}; what has come so far is kept"
+        return f"the Hub cannot be reached: {type(error).__name__}: {text}; try again later, a download that was cut off then goes on"
     return f"{type(error).__name__}: {text}"
 
 

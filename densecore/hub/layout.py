@@ -48,7 +48,10 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """The cache: `cache_dir`, or the one that huggingface_hub's settings name."""
     from huggingface_hub import constants
 
-    return Path(os.path.abspath(os.path.expanduser(constants.HF_HUB_CACHE if cache_dir is None else cache_dir)))
+    chosen = constants.HF_HUB_CACHE if cache_dir is None else cache_dir
+    if not isinstance(chosen, str | os.PathLike) or "\0" in os.fspath(chosen):
+        raise InvalidConfigError(f"cache_dir must be the path of a folder, not {cache_dir!r}")
+    return Path(os.path.abspath(os.path.expanduser(chosen)))
 
 
 class Repository:

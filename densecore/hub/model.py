@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from densecore.exceptions import InvalidConfigError, ModelLoadError
+from densecore.exceptions import DenseCoreError, InvalidConfigError, ModelLoadError
 from densecore.hub.choice import choose
 from densecore.hub.download import download, warn_of_cache
 from densecore.hub.failure import failure, is_final, is_offline
@@ -88,6 +88,8 @@ def _list(repository: Repository, revision: str | None) -> _Listing:
     except Exception as error:  # the library's errors share no class; none may reach the user as it is
         names = [] if known is None or is_final(error) else repository.filenames(known)
         if known is None or not any(name.lower().endswith(".gguf") for name in names):
+            if isinstance(error, DenseCoreError):
+                raise
             raise failure(f"{repository.repo_id!r} on the Hub", "the model", error) from error
         warn_of_cache(where, error)
         offline = " (offline mode is on)" if is_offline(error) else " (the Hub was not reached)"
@@ -98,9 +100,9 @@ def _list_remote(repo_id: str, revision: str | None, where: str) -> _Listing:
     from huggingface_hub import HfApi
 
     found = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
-    sizes = {file.rfilename: file.size for file in found.siblings or []}
+    sizes = {file.rfilename: file.size for file in found.siblings or [] if isinstance(file.rfilename, str)}
     for name in sizes:
-        if str(name).lower().endswith(".gguf") and not is_safe_filename(name):
+        if name.lower().endswith(".gguf") and not is_safe_filename(name):
             raise ModelLoadError(f"{where}: a file is called {name!r}, and must stay in its folder")
     return _Listing(str(found.sha), sizes, f"{where} on the Hub")
 

@@ -23,14 +23,16 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class _PartialFile(io.BufferedWriter):
-    """A file that grows at its end, and tells how far it has come."""
+    """A file that grows at its end up to `size` bytes, and tells how far it has come."""
 
-    def __init__(self, path: Path, report: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, size: int | None, report: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))
-        self._report = report
+        self._size, self._report = size, report
 
     def write(self, data: Any) -> int:
-        """Append."""
+        """Append; ModelLoadError if that is more than was promised, which might never end."""
+        if self._size is not None and self.tell() + len(data) > self._size:
+            raise ModelLoadError(f"the Hub sends more than the {self._size} bytes that {self.name} should have")
         count = super().write(data)
         self._report(self.tell())
         return count
@@ -79,7 +81,7 @@ def _fetch(partial: Path, filename: str, size: int | None, url: str, progress: P
         if progress is not None:
             progress(filename, done, size)
 
-    with _PartialFile(partial, report) as file, _bars(hidden=progress is not None):
+    with _PartialFile(partial, size, report) as file, _bars(hidden=progress is not None):
         done = file.tell()
         check_room(partial.parent, max((size or 0) - done, 0))
         headers = build_hf_headers(library_name="densecore")

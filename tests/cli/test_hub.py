@@ -98,6 +98,8 @@ def test_ctrl_c_keeps_what_has_come(variables: dict[str, str], hub: Hub, tmp_pat
     status, out, err = finish(process)
     assert (status, out) == (130, "")
     assert err.endswith("densecore: interrupted\n")
+    assert "o/big: " in (notice := finish(start("list", env=variables)).err)
+    assert "of unfinished downloads" in notice
     hub.pause_at = 0
     hub.resumed.set()
     done = finish(start("pull", "o/big", env=variables))

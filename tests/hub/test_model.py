@@ -177,6 +177,34 @@ def test_a_server_that_lies(fetch: Fetch, hub: Hub, cache: Path, headers: dict[s
     assert fetch("o/m").read_bytes() == hub.files["o/m/m-Q4_K_M.gguf"]
 
 
+def test_a_server_that_never_ends(fetch: Fetch, hub: Hub, cache: Path) -> None:
+    hub.headers = {"X-Linked-Size": "5000"}
+    with pytest.raises(ModelLoadError, match="sends more than the 5000 bytes"):
+        fetch("o/m")
+    assert all(path.stat().st_size <= 5000 for path in cache.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("sha", ["../../../evil", "main", "", None, 5])
+def test_commits_that_are_none(fetch: Fetch, hub: Hub, sha: object) -> None:
+    hub.listing = {"sha": sha}
+    with pytest.raises(ModelLoadError, match=r"commit .* is not accepted"):
+        fetch("o/m")
+
+
+@pytest.mark.parametrize("siblings", [None, 5, [5], [{}], [{"rfilename": 5}], [{"rfilename": "a\nb.gguf"}]])
+def test_listings_that_are_none(fetch: Fetch, hub: Hub, siblings: object) -> None:
+    hub.listing = {"siblings": siblings}
+    with pytest.raises(ModelLoadError) as caught:
+        fetch("o/m")
+    assert str(caught.value).isprintable()
+
+
+def test_a_cache_that_is_none(fetch: Fetch) -> None:
+    for cache_dir in (5, "a\0b"):
+        with pytest.raises(InvalidConfigError, match="cache_dir must be"):
+            fetch("o/m", cache_dir=cache_dir)
+
+
 @pytest.mark.parametrize("name", ["../../evil-Q4_K_M.gguf", "/tmp/evil.gguf", "a/../../../evil.gguf", "a\\b.gguf"])
 def test_names_of_files_that_lead_outside(fetch: Fetch, hub: Hub, cache: Path, name: str) -> None:
     hub.files = {f"o/evil/{name}": b"evil"}
