@@ -50,10 +50,8 @@ def run(args: argparse.Namespace) -> int:
         output.write(printable(f"{row}  {used}{missing}") + "\n")
     for repository in cached:
         if unfinished := unfinished_bytes(repository):
-            name = repository.repo_id
-            say(
-                f"{name}: {readable_size(unfinished)} of unfinished downloads; densecore pull goes on, rm {name} deletes"
-            )
+            size, name = readable_size(unfinished), repository.repo_id
+            say(f"{name}: {size} of unfinished downloads; densecore pull goes on, rm {name} deletes")
     return 0
 
 

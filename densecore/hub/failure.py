@@ -60,7 +60,8 @@ def _reason(error: Exception) -> str:
         return f"{error.strerror}" + ("; what has come so far is kept: make room and try again" if full else "")
     text = " ".join(str(error).split()) or "no reason given"
     if _is_of_network(error):
-        return f"the Hub cannot be reached: {type(error).__name__}: {text}; try again later, a download that was cut off then goes on"
+        hint = "try again later, a download that was cut off then goes on"
+        return f"the Hub cannot be reached: {type(error).__name__}: {text}; {hint}"
     return f"{type(error).__name__}: {text}"
 
 
