@@ -22,6 +22,7 @@ from densecore.engine.logprobs import TokenLogprob
 from densecore.engine.sequence import Event, TextDelta
 from densecore.exceptions import InvalidConfigError, ModelLoadError, UnsupportedFeatureError
 from densecore.gguf import GGUFFile
+from densecore.hub import fetch_model
 from densecore.models import load_model
 from densecore.pending import PendingResult, run_all
 from densecore.results import GenerationResult, TextStream, drain, result_of
@@ -96,9 +97,23 @@ class DenseCore:
         threads: int = 0,
         *,
         draft_repo_id: str | None = None,
+        revision: str | None = None,
+        **engine_options: Any,
     ) -> DenseCore:
-        """Download a model from the Hugging Face Hub and load it (in a later version)."""
-        _later("from_pretrained: download the GGUF file yourself and pass its path to DenseCore(...)")
+        """Download a model from the Hugging Face Hub, unless the cache has it, and load it.
+
+        repo_id : ``owner/name``, or ``owner/name:Q4_K_M`` for one of its quantizations; Q4_K_M where there is a choice
+        filename : a GGUF file of the repository; of a split one, any part
+        cache_dir : instead of the cache that huggingface_hub's settings name
+        draft_repo_id : repository of a smaller model with the same vocabulary, whose guesses the main one verifies
+        revision : branch, tag or commit of `repo_id`
+
+        Raises what the constructor raises; ModelLoadError also for what cannot be downloaded. See `densecore.hub`.
+        """
+        _engine_config(threads, engine_options)  # before anything large is downloaded
+        path = fetch_model(repo_id, filename, revision=revision, cache_dir=cache_dir)
+        draft = None if draft_repo_id is None else fetch_model(draft_repo_id, cache_dir=cache_dir)
+        return cls(path, threads, draft_model_path=draft, **engine_options)
 
     # ------------------------------------------------------------------ generation
 

@@ -18,16 +18,16 @@ ALLOWED = {
     "sampling": {"sampling", "kernels"},
     "models": {"models", "gguf", "kernels"},
     "tokenizer": {"tokenizer", "gguf", "hub"},
-    "hub": set(),
+    "hub": {"hub"},
     "data": set(),
     "precompile": {"precompile", "models", "sampling", "gguf", "kernels"},
     "engine": {"engine", "precompile", "models", "sampling", "tokenizer", "kernels"},
     "pending": {"engine"},
     "results": {"engine"},
-    "llm": {"pending", "results", "engine", "models", "tokenizer", "gguf"},
+    "llm": {"pending", "results", "engine", "models", "tokenizer", "gguf", "hub"},
     "perplexity": {"llm"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
-    "cli": {"cli", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "kernels"},
+    "cli": {"cli", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
 }
 OPEN_TO_ALL = {"exceptions", "config", "checks", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.
@@ -90,6 +90,7 @@ LIGHT = [
     "densecore.config",
     "densecore.exceptions",
     "densecore.gguf",
+    "densecore.hub",
     "densecore.tokenizer",
     "densecore.cli",
 ]

@@ -43,7 +43,9 @@ def _counts(text: str) -> list[int]:
 def add_parser(verbs: Any) -> None:
     """Declare the arguments."""
     parser = add_verb(verbs, __name__, "Measure how fast a model is", EXAMPLES)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file (default: the built-in model)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="GGUF file, or owner/name:Q4_K_M on the Hub (default: built in)"
+    )
     for flags, default, text in (
         (("-p", "--n-prompt"), 512, "tokens of a prompt; 0 for none"),
         (("-n", "--n-gen"), 128, "tokens to generate; 0 for none"),

@@ -29,7 +29,7 @@ DenseCore cannot run, are shown too.
 def add_parser(verbs: Any) -> None:
     """Declare the arguments."""
     parser = add_verb(verbs, __name__, "Show what is in a model file", EXAMPLES)
-    parser.add_argument("path", nargs="?", metavar="MODEL", help="GGUF file (default: the built-in model)")
+    parser.add_argument("path", nargs="?", metavar="MODEL", help="GGUF file, or owner/name on the Hub (built in)")
     add_model_argument(parser)
     parser.add_argument(
         "-c",

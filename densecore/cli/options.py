@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from densecore.cli.downloads import local_path
 from densecore.cli.parser import wrong_usage
 from densecore.config import KV_CACHE_DTYPES, PINNING_POLICIES, EngineConfig, GenerationConfig
 from densecore.exceptions import InvalidConfigError
@@ -67,7 +68,10 @@ _INTEGERS = ("max_tokens", "top_k", "seed", "mirostat", "dry_allowed_length", "d
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """``--model``."""
     parser.add_argument(
-        "-m", "--model", metavar="PATH", help="GGUF file (default: the built-in model, which writes Python code)"
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="GGUF file, or owner/name:Q4_K_M on the Hub (default: the built-in model, which writes Python code)",
     )
 
 
@@ -84,9 +88,9 @@ def is_builtin(args: argparse.Namespace) -> bool:
 
 
 def model_path(args: argparse.Namespace) -> Path:
-    """The model's file: the one that was named, or the one that ships with the package."""
+    """The model's file: the one that was named, downloaded if need be, or the one that ships with the package."""
     if args.model is not None:
-        return Path(args.model).expanduser()
+        return local_path(args.model, quiet=getattr(args, "quiet", False))
     from densecore.data import builtin_model_path
 
     return builtin_model_path()
@@ -116,7 +120,9 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
     """Several tokens a step: the same text, sooner."""
     group = parser.add_argument_group("speculation")
     group.add_argument(
-        "--draft-model", metavar="PATH", help="smaller GGUF file with the same vocabulary, whose guesses are verified"
+        "--draft-model",
+        metavar="MODEL",
+        help="smaller GGUF file, or owner/name on the Hub, with the same vocabulary, whose guesses are verified",
     )
     group.add_argument(
         "--speculate",

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from densecore.cli.downloads import local_path
 from densecore.cli.options import engine_config, model_path
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False, max_num_seqs:
     notice = CompileNotice(sys.stderr, quiet=quiet, remaining=num_remaining)
     with compile_progress(notice):
         draft = getattr(args, "draft_model", None)
-        model = DenseCore(model_path(args), draft_model_path=draft, **config)
+        draft_path = None if draft is None else local_path(draft, quiet=quiet)
+        model = DenseCore(model_path(args), draft_model_path=draft_path, **config)
         try:
             model.compile_kernels(args.processes if "processes" in args else 0)
             yield Session(model, notice)

@@ -187,7 +187,6 @@ class TestArguments:
         for call in (
             lambda: tiny.embed("a"),
             lambda: tiny.embed_batch(["a"]),
-            lambda: DenseCore.from_pretrained("some/repo"),
         ):
             with pytest.raises(UnsupportedFeatureError, match="not in this version"):
                 call()

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Pipeline
 
 from tests.gguf_factory import byte_alphabet, make_model
-from tests.tokenizer.hub_server import COMMIT, hub_server
+from tests.hub_server import COMMIT, hub_server
 from tests.tokenizer.vocabs import SPACE
 
 LOAD = """
