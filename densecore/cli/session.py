@@ -98,8 +98,8 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False, max_num_seqs:
 
     notice = CompileNotice(sys.stderr, quiet=quiet, remaining=num_remaining)
     with compile_progress(notice):
-        draft = getattr(args, "draft_model", None)
-        model = DenseCore(model_path(args), draft_model_path=draft, **config)
+        draft, lora = getattr(args, "draft_model", None), getattr(args, "lora_path", None)
+        model = DenseCore(model_path(args), draft_model_path=draft, lora_path=lora, **config)
         try:
             model.compile_kernels(args.processes if "processes" in args else 0)
             yield Session(model, notice)

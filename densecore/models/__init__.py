@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
-from densecore.models.adapter_file import adapter_bytes, load_adapter
+from densecore.models.adapter_file import load_adapter
 from densecore.models.adapters import Adapter, AdapterSet, AdapterUse
 from densecore.models.base import Model
 from densecore.models.batch import Batch, KVCache, slots
@@ -24,7 +24,6 @@ __all__ = [
     "KVCache",
     "Model",
     "ModelConfig",
-    "adapter_bytes",
     "load_adapter",
     "load_model",
     "slots",

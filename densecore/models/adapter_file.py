@@ -9,44 +9,52 @@ leaving it out would silently compute something else.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densecore.exceptions import ModelLoadError
+from densecore.exceptions import InvalidConfigError, ModelLoadError
 from densecore.gguf import GGUFFile, TensorInfo
+from densecore.kernels.activation import take_rows
 from densecore.kernels.formats import FORMATS
 from densecore.kernels.lora import expand, pick, shrink
 from densecore.kernels.plan import Operation, Plan
-from densecore.models.adapters import Adapter, AdapterSet, Pair
+from densecore.models.adapters import Adapter, AdapterSet, Pair, digest_of
 from densecore.models.base import Model
 from densecore.models.batch import Batch, KVCache
 from densecore.models.step import Step, Workspace
 from densecore.models.weights import Linear
 
-__all__ = ["adapter_bytes", "load_adapter"]
+__all__ = ["load_adapter"]
 
 MAX_RANK = 4096
 A, B = ".weight.lora_a", ".weight.lora_b"
 TOKEN_EMBD = "token_embd"
 
 
-def adapter_bytes(file: GGUFFile) -> int:
-    """How much memory the adapter in this file will take."""
-    return sum(4 * tensor.n_elements for tensor in file.tensors.values())
-
-
-def load_adapter(file: GGUFFile, model: Model) -> Adapter:
-    """The adapter in an open file, in memory; compiles what it needs.
+def load_adapter(path: str | os.PathLike[str], model: Model, max_bytes: int | None = None) -> Adapter:
+    """The adapter in a file, in memory, of which it may take `max_bytes`; compiles what it needs.
 
     Raises
     ------
     ModelLoadError
         It is for another model, incomplete, broken, or of a kind that is not supported.
+    InvalidConfigError
+        It takes more memory.
     """
-    alpha = _check_metadata(file, model)
-    pairs = {name: _load_pair(file, model.linears[name], alpha) for name in _changed_matrices(file, model)}
-    adapter = Adapter(file.path, alpha, pairs)
+    with GGUFFile.open(Path(path).expanduser()) as file:
+        alpha = _check_metadata(file, model)
+        names = _changed_matrices(file, model)
+        needed = sum(4 * tensor.n_elements for tensor in file.tensors.values())
+        if max_bytes is not None and needed > max_bytes:
+            raise InvalidConfigError(
+                f"{file.path}: the adapter takes {needed / 2**20:.1f} MiB, and {max_bytes / 2**20:.1f} MiB of memory "
+                "are available: unload others, or leave less to the KV cache (kv_cache_bytes)"
+            )
+        pairs = {name: _load_pair(file, model.linears[name], alpha) for name in names}
+    adapter = Adapter(file.path, alpha, pairs, digest_of(pairs))
     _try(adapter, model)
     return adapter
 
@@ -150,7 +158,7 @@ class _OfAdapters(Plan):
     """A plan that takes no operations but those that adapters add to a step."""
 
     def add(self, op: Operation, *arguments: Any, beside: bool = False) -> None:
-        if op in (shrink, pick, expand):
+        if op in (shrink, pick, expand, take_rows):
             super().add(op, *arguments, beside=beside)
 
 

@@ -7,9 +7,8 @@ model's weights, which stay as they are, so that each request has its own; see `
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 from densecore.kernels.lora import Factors
 from densecore.models.record import RecordedSteps
 
-__all__ = ["Adapter", "AdapterSet", "AdapterUse", "Pair"]
+__all__ = ["Adapter", "AdapterSet", "AdapterUse", "Pair", "digest_of"]
 
 DIGEST_BYTES = 16
 
@@ -48,6 +47,7 @@ class Adapter:
     path: Path
     alpha: float
     pairs: dict[str, Pair]
+    digest: bytes  # of `pairs`: stands for what the adapter computes, whatever its file and name are
 
     @property
     def rank(self) -> int:
@@ -58,15 +58,15 @@ class Adapter:
     def num_bytes(self) -> int:
         return sum(pair.num_bytes for pair in self.pairs.values())
 
-    @cached_property
-    def digest(self) -> bytes:
-        """Stands for what the adapter contains, whatever its file and name are."""
-        digest = blake2b(digest_size=DIGEST_BYTES)
-        for name, pair in sorted(self.pairs.items()):
-            digest.update(f"{name} {pair.a.shape} {pair.b.shape} {pair.multiplier!r}".encode())
-            digest.update(pair.a.data)
-            digest.update(pair.b.data)
-        return digest.digest()
+
+def digest_of(pairs: Mapping[str, Pair]) -> bytes:
+    """A hash of all that the pairs contain."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for name, pair in sorted(pairs.items()):
+        digest.update(f"{name} {pair.a.shape} {pair.b.shape} {pair.multiplier!r}".encode())
+        digest.update(pair.a.data)
+        digest.update(pair.b.data)
+    return digest.digest()
 
 
 class AdapterUse(NamedTuple):

@@ -65,6 +65,7 @@ class Step:
     ) -> None:
         self.batch, self.cache, self.workspace, self.hooks, self.plan = batch, cache, workspace, hooks, plan
         self.factors = adapters.factors if adapters is not None and batch.uses_adapters else {}
+        self.row_adapters, self.row_scales = batch.adapters, batch.adapter_scales  # of the rows that are computed now
         self.adapted: set[str] = set()  # matrices that adapters have changed so far
         self.layer = 0
         self.cos = self.sin = np.empty((0, 0), np.float32)
@@ -142,16 +143,16 @@ class Step:
         if factors is None:
             return None
         self.adapted.add(weight.name)
-        batch = self.batch
-        h = self.workspace.array(f"lora.{weight.role}", (*batch.adapters.shape, int(factors.ranks.max())))
-        self.run(operation, x, factors, batch.adapters, batch.adapter_scales, h, beside=beside)
+        assert len(x) == len(self.row_adapters)
+        h = self.workspace.array(f"lora.{weight.role}", (*self.row_adapters.shape, int(factors.ranks.max())))
+        self.run(operation, x, factors, self.row_adapters, self.row_scales, h, beside=beside)
         return h, factors
 
     def _adapt(self, changes: Sequence[tuple[np.ndarray, lora.Factors] | None], outs: Sequence[np.ndarray]) -> None:
         """Add to outs (num_tokens, n_out) of matrices what adapters change in them."""
         wanted = [(*change, out) for change, out in zip(changes, outs, strict=True) if change is not None]
         for i, (h, factors, out) in enumerate(wanted):
-            self.run(lora.expand, h, factors, self.batch.adapters, out, beside=i > 0)
+            self.run(lora.expand, h, factors, self.row_adapters, out, beside=i > 0)
 
     def prepare_rope(self, frequencies: np.ndarray, magnitude: float) -> None:
         """Tables of cos and sin (num_tokens, rope_dim / 2) for all layers of this step."""
@@ -199,8 +200,14 @@ class Step:
         self.run(activation.add, x, y)
 
     def select(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Rows `indices` of x."""
-        out = self.workspace.array("selected", (indices.size, x.shape[1]))
+        """Rows `indices` of x, which has a row a token; from now on these are computed."""
+        if self.factors:
+            self.row_adapters = self._take_rows("lora.adapters", self.batch.adapters, indices)
+            self.row_scales = self._take_rows("lora.scales", self.batch.adapter_scales, indices)
+        return self._take_rows("selected", x, indices)
+
+    def _take_rows(self, name: str, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        out = self.workspace.array(name, (indices.size, x.shape[1]), x.dtype.type)
         self.run(activation.take_rows, x, indices, out)
         return out
 

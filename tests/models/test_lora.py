@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from densecore.exceptions import ModelLoadError
-from densecore.gguf import GGUFFile
 from densecore.models import AdapterSet, AdapterUse, Batch, Hooks, KVCache, Model, load_adapter
 from tests.conftest import shared_path
 from tests.gguf_factory import make_model
@@ -23,10 +22,7 @@ TOKENS = np.random.default_rng(8).integers(3, 60, 41).astype(np.int32)
 
 def load(model: Model, *paths) -> list:
     """Load adapters; the model then has these and no others."""
-    adapters = []
-    for path in paths:
-        with GGUFFile.open(path) as file:
-            adapters.append(load_adapter(file, model))
+    adapters = [load_adapter(path, model) for path in paths]
     model.adapters = AdapterSet(adapters)
     return adapters
 
@@ -163,6 +159,23 @@ def test_company(model):
         mine = seq_index == index
         alone = run_with(model, tokens[mine], its_uses) if its_uses else run(model, tokens[mine])
         assert np.array_equal(together[mine], alone), index
+
+
+def test_company_with_few_logits(model):
+    """Logits of some tokens only: an adapter of the output matrix changes the right ones."""
+    uses = [AdapterUse(model.adapters.adapters[2], 1.0)]
+    cache = KVCache(model.config, 2, BLOCK_SIZE, "f32")
+    tables, seq_index = np.arange(2, dtype=np.int32)[:, None], np.array([0, 0, 0, 1, 1, 1, 1], np.int32)
+    positions = np.array([0, 1, 2, 0, 1, 2, 3], np.int32)
+    tokens, slots = TOKENS[:7], tables[seq_index, 0] * BLOCK_SIZE + positions
+    for changed in (0, 1):
+        both = [uses if index == changed else [] for index in (0, 1)]
+        batch = Batch(tokens, positions, slots, seq_index, tables, np.array([2, 5, 6], np.int32))
+        got = model.forward(batch.with_adapters(*model.adapters.columns(both, [3, 4])), cache, 2).copy()
+        for index, rows, wanted in ((0, got[:1], [2]), (1, got[1:], [2, 3])):
+            mine = tokens[seq_index == index]
+            alone = run_with(model, mine, uses) if index == changed else run(model, mine)
+            assert np.array_equal(rows, alone[wanted])
 
 
 def test_nothing_is_added_without_adapters(model):
