@@ -112,7 +112,9 @@ def _values(tensor: Any) -> np.ndarray:
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, values: np.ndarray, kind: TYPES) -> None:
-    if kind == TYPES.F32 or values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+    if values.dtype.kind == "i":
+        writer.add_tensor(name, values)
+    elif kind == TYPES.F32 or values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
         writer.add_tensor(name, values.astype(np.float32))
     else:
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
