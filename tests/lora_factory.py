@@ -87,6 +87,7 @@ def merge(
     """
     reader = gguf.GGUFReader(model)
     weights = {t.name: _values(t) for t in reader.tensors}
+    weights.setdefault("output.weight", weights["token_embd.weight"])  # where the two are one, they part
     for adapter, scale in adapters.items():
         content = gguf.GGUFReader(adapter)
         alpha = float(content.fields["adapter.lora.alpha"].contents())
