@@ -15,12 +15,14 @@ from densecore.exceptions import InvalidConfigError
 __all__ = [
     "MAX_GRAMMAR_LENGTH",
     "MAX_INT",
+    "MAX_LORA_SCALE",
     "bad_words",
     "callables",
     "flag",
     "integer",
     "json_schema",
     "logit_bias",
+    "lora",
     "number",
     "strings",
     "text",
@@ -32,6 +34,8 @@ MAX_SCHEMA_DEPTH = 64  # objects and arrays within each other
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_LENGTH = 1024  # characters or tokens
 MAX_PROCESSORS = 16
+MAX_LORAS = 8  # of a request
+MAX_LORA_SCALE = 100.0
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int = MAX_INT) -> int:
@@ -101,6 +105,26 @@ def logit_bias(value: Any) -> dict[int, float]:
             f"logit_bias[{token_id}]", amount, -100.0, 100.0
         )
     return bias
+
+
+def lora(value: Any) -> dict[str, float | None] | None:
+    """A name, a list of names, or a mapping from names to scales, as such a mapping; None is the adapter's own scale.
+
+    None as a whole is kept: the model decides.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = [value]
+    scales = dict(value) if isinstance(value, Mapping) else dict.fromkeys(_items("lora", value, "names", MAX_LORAS))
+    if len(scales) > MAX_LORAS:
+        raise InvalidConfigError(f"lora may hold {MAX_LORAS} adapters at most, not {len(scales)}")
+    for name, scale in scales.items():
+        if not isinstance(name, str):
+            raise InvalidConfigError(f"lora must be names of adapters, or map names to scales, not {name!r:.80}")
+        if scale is not None:
+            scales[name] = number(f"lora[{name!r:.80}]", scale, -MAX_LORA_SCALE, MAX_LORA_SCALE)
+    return scales
 
 
 def text(name: str, value: Any) -> str:

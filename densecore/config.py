@@ -93,6 +93,8 @@ class GenerationConfig:
     priority : -100 to 100, higher goes first. A step of 1 is worth 10 seconds of waiting: nothing waits forever.
     context_shift : go on when the context is full: its first 4 tokens and its newer half stay, the rest is forgotten.
     cache_salt : requests share what the KV cache holds of their prompts only with those of the same salt: one a tenant.
+    lora : adapters that are loaded, by name: a name, a list of names, or a mapping from names to scales; see
+        `DenseCore.load_lora`. None takes the model's default ones, an empty list none.
     speculate : allow speculation, where the engine is set up for it; the output is the same with and without.
     json_mode : the output is a JSON object.
     json_schema : the output is JSON that is valid under this schema: a dict, or JSON text.
@@ -157,6 +159,7 @@ class GenerationConfig:
     context_shift: bool = False
     cache_salt: str | None = field(default=None, repr=False)
     speculate: bool = True
+    lora: str | SequenceOf[str] | Mapping[str, float | None] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -170,6 +173,7 @@ class GenerationConfig:
             "bad_words": checks.bad_words(self.bad_words),
             "logits_processors": checks.callables("logits_processors", self.logits_processors),
             "cache_salt": _cache_salt(self.cache_salt),
+            "lora": checks.lora(self.lora),
         }
         for name, (lowest, highest) in _INTEGERS.items():
             checked[name] = integer(name, getattr(self, name), lowest, highest)

@@ -18,6 +18,7 @@ import numpy as np
 from densecore.checks import integer
 from densecore.config import MAX_SEED, EngineConfig, GenerationConfig
 from densecore.engine import Engine
+from densecore.engine.adapters import LoraAdapter
 from densecore.engine.logprobs import TokenLogprob
 from densecore.engine.sequence import Event, TextDelta
 from densecore.exceptions import InvalidConfigError, ModelLoadError, UnsupportedFeatureError
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["DenseCore", "GenerationResult", "TextStream", "TokenLogprob"]
 
 MAX_ANSWERS = 128  # as in the OpenAI API
+
+
+LoraPath = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
+Lora = str | SequenceOf[str] | Mapping[str, float | None] | None  # as in GenerationConfig
 
 
 class _FromConfig:
@@ -56,6 +61,8 @@ class DenseCore:
     hf_repo_id : Hugging Face repository whose tokenizer is used instead of the file's.
     draft_model_path : a smaller model with the same vocabulary, whose guesses the main one verifies: the same output,
         sooner.
+    lora_path : a LoRA adapter that all requests use unless they choose others, or a list of them; each a path, or a
+        path and a scale. `load_lora` loads more.
     **engine_options : fields of `EngineConfig`, such as `max_model_len` or `kv_cache_dtype`.
 
     Raises
@@ -73,6 +80,7 @@ class DenseCore:
         hf_repo_id: str | None = None,
         *,
         draft_model_path: str | os.PathLike[str] | None = None,
+        lora_path: LoraPath | SequenceOf[LoraPath] | None = None,
         **engine_options: Any,
     ) -> None:
         config = _engine_config(threads, engine_options)
@@ -85,6 +93,8 @@ class DenseCore:
                 _check_same_vocabulary(file, draft_file)
                 draft = load_model(draft_file)
             self._engine = Engine(model, self._tokenizer, config, draft)
+            for path, scale in _paths_and_scales(lora_path):
+                self.load_lora(path, scale=scale, default=True)
             self._files = files.pop_all()
         self._template = ChatTemplate.for_tokenizer(self._tokenizer)
 
@@ -255,7 +265,11 @@ class DenseCore:
         return self._template.render(messages, **variables)
 
     def save_cache(
-        self, prompt: str | SequenceOf[int], path: str | os.PathLike[str], cache_salt: str | None = None
+        self,
+        prompt: str | SequenceOf[int],
+        path: str | os.PathLike[str],
+        cache_salt: str | None = None,
+        lora: Lora = None,
     ) -> int:
         """Compute `prompt`, or find it in the KV cache, and save its keys and values to a file.
 
@@ -268,10 +282,10 @@ class DenseCore:
             The file cannot be written.
         """
         ids = self._prompt_ids(prompt)
-        self.complete(ids, max_tokens=1, cache_salt=cache_salt)
-        return self._engine.save_cache(ids, Path(path).expanduser(), cache_salt)
+        self.complete(ids, max_tokens=1, cache_salt=cache_salt, lora=lora)
+        return self._engine.save_cache(ids, Path(path).expanduser(), cache_salt, lora)
 
-    def load_cache(self, path: str | os.PathLike[str], cache_salt: str | None = None) -> list[int]:
+    def load_cache(self, path: str | os.PathLike[str], cache_salt: str | None = None, lora: Lora = None) -> list[int]:
         """Put what `save_cache` saved into the KV cache, and return its tokens.
 
         Requests whose prompts begin with these tokens find it there, as long as nothing else needs the room.
@@ -279,28 +293,69 @@ class DenseCore:
         Raises
         ------
         ModelLoadError
-            The file is missing, damaged, or was saved with another model, version or type of cache.
+            The file is missing, damaged, or was saved with another model, adapter, version or type of cache.
         InvalidConfigError
             Too few blocks of the cache are free.
         """
-        return self._engine.load_cache(Path(path).expanduser(), cache_salt)
+        return self._engine.load_cache(Path(path).expanduser(), cache_salt, lora)
+
+    # ------------------------------------------------------------------ adapters
+
+    def load_lora(
+        self, path: str | os.PathLike[str], name: str | None = None, scale: float = 1.0, *, default: bool = False
+    ) -> str:
+        """Load a LoRA adapter from a GGUF file, beside running requests, and return its name.
+
+        Requests ask for it by ``lora="name"``, or ``lora={"name": 0.5}`` for another scale. docs/LORA.md tells more.
+
+        name : by default the file's, without its ending, and with a number where that is taken
+        scale : of requests that give none; 1 is the adapter as it was trained
+        default : let requests use it that do not say which adapters they want
+
+        Raises
+        ------
+        ModelLoadError
+            The file is missing or broken, no LoRA adapter, or for another model.
+        InvalidConfigError
+            The name is taken, the scale out of range (-100 to 100), or memory too short.
+        """
+        return self._engine.adapters.load(Path(path), name, scale, default=default)
+
+    def unload_lora(self, name: str) -> None:
+        """Unload an adapter: new requests cannot use it. Those that run or wait end with it, then its memory is free.
+
+        InvalidConfigError if it is not loaded.
+        """
+        self._engine.adapters.unload(name)
+
+    @property
+    def lora_adapters(self) -> dict[str, LoraAdapter]:
+        """The adapters that are loaded, by name."""
+        return self._engine.adapters.loaded
 
     # ------------------------------------------------------------------ research
 
-    def forward(self, token_ids: SequenceOf[int], hooks: Mapping[str, Callable[..., Any]] | None = None) -> np.ndarray:
+    def forward(
+        self,
+        token_ids: SequenceOf[int],
+        hooks: Mapping[str, Callable[..., Any]] | None = None,
+        *,
+        lora: Lora = None,
+    ) -> np.ndarray:
         """Logits (num_tokens, n_vocab) float32 of every position of `token_ids`; leaves no trace.
 
         hooks : activation name -> callable that reads or replaces it, see `densecore.models.hooks`
+        lora : as of `GenerationConfig`
 
         Raises
         ------
         InvalidConfigError
-            No tokens, too many, or ids out of range; a hook's name is unknown.
+            No tokens, too many, or ids out of range; a hook's or an adapter's name is unknown.
         """
         ids = np.array(self._checked_ids(token_ids), np.int32)
         if ids.size > self._engine.max_model_len:
             raise InvalidConfigError(f"{ids.size} tokens are more than the context of {self._engine.max_model_len}")
-        return self._engine.forward(ids, hooks)
+        return self._engine.forward(ids, hooks, lora)
 
     # ------------------------------------------------------------------ tokens
 
@@ -401,6 +456,22 @@ class DenseCore:
 
 def _open(path: str | os.PathLike[str]) -> GGUFFile:
     return GGUFFile.open(os.path.expanduser(os.fspath(path)))
+
+
+def _paths_and_scales(lora_path: Any) -> list[tuple[Any, float]]:
+    """The adapters that `lora_path` names."""
+    if lora_path is None:
+        return []
+    entries = list(lora_path) if isinstance(lora_path, list | tuple) else [lora_path]
+    if isinstance(lora_path, tuple) and len(lora_path) == 2 and isinstance(lora_path[1], int | float):
+        entries = [lora_path]
+    pairs = [entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0) for entry in entries]
+    for path, _ in pairs:
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidConfigError(
+                f"lora_path must be a path, a path and a scale, or a list of these, not {lora_path!r:.80}"
+            )
+    return pairs
 
 
 def _check_same_vocabulary(main: GGUFFile, draft: GGUFFile) -> None:

@@ -14,6 +14,7 @@ from densecore.cli.failures import one_line, say
 from densecore.cli.message_input import open_lines, read_message
 from densecore.cli.options import (
     add_engine_arguments,
+    add_lora_argument,
     add_model_argument,
     add_sampling_arguments,
     add_speculation_arguments,
@@ -52,6 +53,7 @@ def add_parser(verbs: Any) -> None:
     """Declare the arguments."""
     parser = add_verb(verbs, __name__, "Talk to a model", EXAMPLES)
     add_model_argument(parser)
+    add_lora_argument(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message: how the model should behave")
     parser.add_argument("-v", "--verbose", action="store_true", help="show figures after each answer")
     parser.add_argument("--no-history", action="store_true", help="do not keep what was typed for the next chat")

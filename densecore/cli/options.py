@@ -14,6 +14,7 @@ from densecore.exceptions import InvalidConfigError
 
 __all__ = [
     "add_engine_arguments",
+    "add_lora_argument",
     "add_model_argument",
     "add_placement_arguments",
     "add_sampling_arguments",
@@ -134,6 +135,26 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--num-speculative-tokens", type=int, metavar="N", help="tokens that are guessed at a time (default 4)"
     )
+
+
+def add_lora_argument(parser: argparse.ArgumentParser) -> None:
+    """``--lora``."""
+    parser.add_argument(
+        "--lora",
+        dest="lora_path",
+        type=_path_and_scale,
+        action="append",
+        metavar="PATH[:SCALE]",
+        help="LoRA adapter in a GGUF file, for this model; SCALE is 1 as it was trained; may be given several times",
+    )
+
+
+def _path_and_scale(text: str) -> tuple[str, float]:
+    path, colon, scale = text.rpartition(":")
+    try:
+        return (path, float(scale)) if colon and path else (text, 1.0)
+    except ValueError:  # the colon belongs to the path
+        return text, 1.0
 
 
 def add_placement_arguments(group: Any) -> None:

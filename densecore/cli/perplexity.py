@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from densecore.cli.failures import say
-from densecore.cli.options import add_engine_arguments, add_model_argument
+from densecore.cli.options import add_engine_arguments, add_lora_argument, add_model_argument
 from densecore.cli.parser import add_verb
 from densecore.cli.session import Session, open_session
 from densecore.cli.standard_input import read_stdin, read_text
@@ -34,6 +34,7 @@ def add_parser(verbs: Any) -> None:
     parser = add_verb(verbs, __name__, "Measure how well a model predicts a text", EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="the text, in UTF-8 (-: read from a pipe)")
     add_model_argument(parser)
+    add_lora_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     add_engine_arguments(parser, context=f"tokens in a chunk (default: the model's context, up to {DEFAULT_CHUNK})")

@@ -10,6 +10,7 @@ from densecore.cli.failures import say
 from densecore.cli.options import (
     BUILTIN_SAMPLING,
     add_engine_arguments,
+    add_lora_argument,
     add_model_argument,
     add_sampling_arguments,
     add_speculation_arguments,
@@ -44,6 +45,7 @@ def add_parser(verbs: Any) -> None:
     parser = add_verb(verbs, __name__, "Continue a text", EXAMPLES)
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text (default, or -: read from a pipe)")
     add_model_argument(parser)
+    add_lora_argument(parser)
     parser.add_argument(
         "--echo",
         action=argparse.BooleanOptionalAction,

@@ -99,9 +99,9 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False, max_num_seqs:
 
     notice = CompileNotice(sys.stderr, quiet=quiet, remaining=num_remaining)
     with compile_progress(notice):
-        draft = getattr(args, "draft_model", None)
+        draft, lora = getattr(args, "draft_model", None), getattr(args, "lora_path", None)
         draft_path = None if draft is None else local_path(draft, quiet=quiet)
-        model = DenseCore(model_path(args), draft_model_path=draft_path, **config)
+        model = DenseCore(model_path(args), draft_model_path=draft_path, lora_path=lora, **config)
         try:
             model.compile_kernels(args.processes if "processes" in args else 0)
             yield Session(model, notice)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densecore.engine.scheduler import Scheduled
-from densecore.models import Batch, slots
+from densecore.models import AdapterSet, AdapterUse, Batch, slots
 
 __all__ = ["Row", "build_batch"]
 
@@ -21,24 +21,25 @@ class Row:
     first: int
     block_table: list[int]
     num_logits: int
+    adapters: tuple[AdapterUse, ...] = ()
 
     @classmethod
     def of(cls, entry: Scheduled) -> Row:
         """What a step computes of a sequence: its own tokens, then its draft."""
         sequence, first = entry.sequence, entry.sequence.num_cached_tokens
         own = sequence.token_ids[first : first + entry.num_tokens - len(entry.draft_ids)]
-        return cls([*own, *entry.draft_ids], first, sequence.block_table, entry.num_logits)
+        return cls([*own, *entry.draft_ids], first, sequence.block_table, entry.num_logits, sequence.adapters)
 
 
-def build_batch(rows: SequenceOf[Row], block_size: int) -> Batch:
-    """The batch of one step."""
+def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) -> Batch:
+    """The batch of one step, by a model that has these adapters."""
     counts = [len(row.token_ids) for row in rows]
     ends = np.cumsum(counts, dtype=np.int32)
     tables = _block_tables([row.block_table for row in rows])
     positions = np.concatenate([np.arange(row.first, row.first + len(row.token_ids), dtype=np.int32) for row in rows])
     seq_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     wanted = [np.arange(end - row.num_logits, end, dtype=np.int32) for row, end in zip(rows, ends, strict=True)]
-    return Batch(
+    batch = Batch(
         token_ids=np.concatenate([np.array(row.token_ids, np.int32) for row in rows]),
         positions=positions,
         slot_mapping=slots(tables, seq_index, positions, block_size),
@@ -46,6 +47,9 @@ def build_batch(rows: SequenceOf[Row], block_size: int) -> Batch:
         block_tables=tables,
         logits_indices=np.concatenate(wanted),
     )
+    if not any(row.adapters for row in rows):
+        return batch
+    return batch.with_adapters(*adapters.columns([row.adapters for row in rows], counts))
 
 
 def _block_tables(tables: SequenceOf[SequenceOf[int]]) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from densecore import __version__
 from densecore.config import EngineConfig, GenerationConfig
+from densecore.engine.adapters import AdapterRegistry
 from densecore.engine.block_manager import BlockManager
 from densecore.engine.cache_file import put_in, read_cache, take_out, write_cache
 from densecore.engine.draft import DraftModel
@@ -29,7 +30,7 @@ from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.speculation import Speculation, draw
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
-from densecore.models import KVCache, Model
+from densecore.models import AdapterUse, KVCache, Model
 from densecore.precompile import precompile
 from densecore.sampling import sample_batch
 from densecore.tokenizer import Tokenizer
@@ -68,6 +69,7 @@ class Engine:
         for runner in [self.runner] if self.draft is None else [self.runner, self.draft.runner]:
             if runner.workers.places_memory:
                 kernel_thread.call(runner.place_memory)
+        self._adapters = AdapterRegistry(model, self._adapters_in_use)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet
@@ -103,47 +105,62 @@ class Engine:
         sequence.aborted = True
         kernel_thread.wake(self)
 
-    def forward(self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None = None) -> np.ndarray:
+    def forward(
+        self,
+        token_ids: np.ndarray,
+        hooks: Mapping[str, Callable] | None = None,
+        lora: Any = None,
+    ) -> np.ndarray:
         """Logits (num_tokens, n_vocab) float32 of every position, computed beside all requests.
 
         Keys and values go to a cache of its own, so nothing is left behind.
         """
         self._check_open()
-        return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks))
+        return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks, self.adapters.resolve(lora)))
 
-    def save_cache(self, token_ids: SequenceOf[int], path: Path, salt: str | None = None) -> int:
+    def save_cache(
+        self,
+        token_ids: SequenceOf[int],
+        path: Path,
+        salt: str | None = None,
+        lora: Any = None,
+    ) -> int:
         """Write what the KV cache holds of these tokens to a file; returns how many of them it holds."""
         self._check_open()
-        sequence = self._cache_only([*token_ids, 0], salt)
+        sequence = self._cache_only([*token_ids, 0], salt, self.adapters.resolve(lora))
         saved = kernel_thread.call(lambda: take_out(self.scheduler.blocks, self.cache, sequence))
         if not saved.token_ids:
             raise InvalidConfigError("the KV cache holds nothing of these tokens, or prefix_caching is off")
-        write_cache(path, self._cache_identity(), saved)
+        write_cache(path, self._cache_identity(sequence.adapters), saved)
         return len(saved.token_ids)
 
-    def load_cache(self, path: Path, salt: str | None = None) -> list[int]:
+    def load_cache(self, path: Path, salt: str | None = None, lora: Any = None) -> list[int]:
         """Put the content of such a file into the KV cache, where requests find it; returns its tokens."""
         self._check_open()
         if not self.config.prefix_caching:
             raise InvalidConfigError("a saved cache cannot be used while prefix_caching is off")
-        saved = read_cache(path, self._cache_identity(), self.cache, self.max_model_len)
+        adapters = self.adapters.resolve(lora)
+        saved = read_cache(path, self._cache_identity(adapters), self.cache, self.max_model_len)
         if not all(0 <= token_id < self.n_vocab for token_id in saved.token_ids):
             raise ModelLoadError(f"{path}: a token is outside of the vocabulary: 0 to {self.n_vocab - 1}")
-        sequence = self._cache_only(saved.token_ids, salt)
+        sequence = self._cache_only(saved.token_ids, salt, adapters)
         kernel_thread.call(lambda: put_in(self.scheduler.blocks, self.cache, sequence, saved))
         return saved.token_ids
 
-    def _cache_only(self, token_ids: SequenceOf[int], salt: str | None) -> Sequence:
+    def _cache_only(self, token_ids: SequenceOf[int], salt: str | None, adapters: tuple[AdapterUse, ...]) -> Sequence:
         """A sequence that is never scheduled."""
-        return self._new_sequence(token_ids, GenerationConfig(cache_salt=salt), lambda event: None)
+        sequence = self._new_sequence(token_ids, GenerationConfig(cache_salt=salt, lora=()), lambda event: None)
+        sequence.adapters = adapters
+        return sequence
 
-    def _cache_identity(self) -> dict[str, Any]:
+    def _cache_identity(self, adapters: tuple[AdapterUse, ...]) -> dict[str, Any]:
         """What the bytes of a saved cache depend on."""
         return {
             "model": self.model.fingerprint(),
             "densecore": __version__,
             "block_size": self.config.block_size,
             "kv_cache_dtype": self.config.kv_cache_dtype,
+            "lora": [use.key.hex() for use in adapters] or None,
         }
 
     def compile_kernels(self, num_processes: int = 0) -> int:
@@ -192,10 +209,12 @@ class Engine:
             max_len=self.max_model_len,
             constraint=sampler.constraint,
             logprobs=sampler.logprobs,
+            adapters=self.adapters.resolve(config.lora),
         )
 
     def _queue(self, sequence: Sequence) -> None:
         with self._submitting:
+            self.adapters.check_loaded(sequence.adapters)
             if self.num_waiting >= self.config.max_num_waiting:
                 raise QueueFullError(
                     f"{self.num_waiting} requests are waiting, as many as max_num_waiting allows: "
@@ -203,6 +222,12 @@ class Engine:
                 )
             self._inbox.append(sequence)
         self.metrics.submitted()
+
+    @property
+    def adapters(self) -> AdapterRegistry:
+        """The LoRA adapters that requests may use; InferenceError after `close`."""
+        self._check_open()
+        return self._adapters
 
     @property
     def num_waiting(self) -> int:
@@ -233,11 +258,18 @@ class Engine:
         except Exception as error:  # no single request caused it: the engine cannot tell what is still sound
             logger.exception("a step of the engine failed")
             self._end_all(InferenceError(f"the engine failed in a step: {error}"))
+        self._adapters.settle()
         return self.scheduler.has_work or bool(self._inbox)
 
     def _admit(self) -> None:
         while self._inbox:
             self.scheduler.add(self._inbox.popleft())
+
+    def _adapters_in_use(self) -> list[AdapterUse]:
+        """Those of all requests that have not ended."""
+        with self._submitting:
+            sequences = [*self._inbox, *self.scheduler.running, *self.scheduler.waiting]
+        return [use for sequence in sequences for use in sequence.adapters]
 
     def _measure(self, batch: list[Scheduled], sampled: list[list[int | Exception]], seconds: float) -> None:
         """Let all who plan by it, and the metrics, know how long a step took."""

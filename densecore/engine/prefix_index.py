@@ -2,7 +2,8 @@
 
 The digest of a block is a hash of the digest before it and of its own tokens, so that it stands for the whole prefix
 (PagedAttention's automatic prefix caching, Kwon et al. 2023). The first one is made from the request's `cache_salt`:
-tenants with different salts never find each other's blocks, and cannot tell by the time what others have asked.
+tenants with different salts never find each other's blocks, and cannot tell by the time what others have asked. It is
+also made from the request's adapters, as keys and values depend on them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ DIGEST_BYTES = 16
 MAX_COMPARED = 32  # blocks after the same prefix that are looked at for a common beginning
 
 
-def root(salt: str | None) -> bytes:
-    """The digest before the first block."""
-    return blake2b((salt or "").encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+def root(salt: str | None, adapters: bytes = b"") -> bytes:
+    """The digest before the first block; `adapters` is equal for those that compute the same."""
+    digest = blake2b((salt or "").encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+    # `person` keeps this apart from the digest of a block of tokens.
+    return blake2b(digest + adapters, digest_size=DIGEST_BYTES, person=b"adapters").digest() if adapters else digest
 
 
 def chain(parent: bytes, token_ids: Iterable[int]) -> bytes:

@@ -11,7 +11,7 @@ from densecore.config import EngineConfig
 from densecore.engine.batch import Row, build_batch
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
-from densecore.models import Batch, Hooks, KVCache, Model
+from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model
 
 __all__ = ["Runner"]
 
@@ -42,10 +42,12 @@ class Runner:
         """The same, for tokens at any place of sequences."""
         if not rows:
             return np.empty((0, self.model.config.n_vocab), np.float32)
-        batch = build_batch(rows, self.cache.block_size)
+        batch = build_batch(rows, self.cache.block_size, self.model.adapters)
         return self.model.forward(batch, self.cache, self.workers.apply())
 
-    def forward(self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None) -> np.ndarray:
+    def forward(
+        self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None, adapters: tuple[AdapterUse, ...] = ()
+    ) -> np.ndarray:
         """Logits (num_tokens, n_vocab) of one sequence at every position, with a cache of its own.
 
         Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
@@ -59,5 +61,7 @@ class Runner:
         for first in range(0, num_tokens, chunk):
             part = token_ids[first : first + chunk]
             batch = Batch.contiguous(part, first, num_blocks, block_size)
+            if adapters:
+                batch = batch.with_adapters(*self.model.adapters.columns([adapters], [part.size]))
             logits[first : first + part.size] = self.model.forward(batch, cache, self.workers.apply(), checked)
         return logits

@@ -13,6 +13,7 @@ from enum import Enum
 from densecore.config import MAX_INT, GenerationConfig
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError
+from densecore.models import AdapterUse
 from densecore.sampling import Constraint, Sampler, TokenLogprobs
 
 __all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
@@ -121,6 +122,7 @@ class Sequence:
     constraint: Constraint | None = None  # the sampler's grammar, which may come to its end
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # the sampler's: of the output so far
     max_len: int = MAX_INT  # tokens of the context; only `shift_context` keeps within it
+    adapters: tuple[AdapterUse, ...] = ()  # that all of it is computed with
 
     seq_id: int = field(default_factory=_ids.__next__)
     status: Status = Status.WAITING

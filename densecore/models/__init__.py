@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
+from densecore.models.adapter_file import load_adapter
+from densecore.models.adapters import Adapter, AdapterSet, AdapterUse
 from densecore.models.base import Model
 from densecore.models.batch import Batch, KVCache, slots
 from densecore.models.config import ModelConfig
@@ -12,7 +14,20 @@ from densecore.models.llama import Llama
 from densecore.models.qwen2 import Qwen2
 from densecore.models.qwen3 import Qwen3
 
-__all__ = ["ARCHITECTURES", "Batch", "Hooks", "KVCache", "Model", "ModelConfig", "load_model", "slots"]
+__all__ = [
+    "ARCHITECTURES",
+    "Adapter",
+    "AdapterSet",
+    "AdapterUse",
+    "Batch",
+    "Hooks",
+    "KVCache",
+    "Model",
+    "ModelConfig",
+    "load_adapter",
+    "load_model",
+    "slots",
+]
 
 ARCHITECTURES: dict[str, type[Model]] = {"llama": Llama, "qwen2": Qwen2, "qwen3": Qwen3}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.kernels.plan import Plan
+from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
 from densecore.models.config import ModelConfig
 from densecore.models.hooks import Hooks
@@ -33,9 +35,11 @@ class Model(ABC):
     Attributes
     ----------
     config : dimensions.
-    token_embd, output : embedding and output matrices (n_vocab, dim); the same one where the file has no ``output``.
+    token_embd, output : embedding and output matrices (n_vocab, dim); the same data where the file has no ``output``.
     output_norm : (dim,) weight of the final norm.
     layers : one object of weights a layer, as `load_layer` made it.
+    linears : all matrices by name: what adapters may change.
+    adapters : the adapters that steps may use; set on the thread that computes, between steps.
     path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
     """
 
@@ -45,13 +49,15 @@ class Model(ABC):
         self.config = config = ModelConfig.read(file)
         load = WeightLoader(file)
         self.token_embd = load.linear("token_embd", config.n_vocab, config.dim, bias=False)
-        self.output = self.token_embd
+        self.output = replace(self.token_embd, name="output")
         if load.has("output.weight"):
             self.output = load.linear("output", config.n_vocab, config.dim, bias=False)
         self.output_norm = load.vector("output_norm.weight", config.dim)
         self.frequencies, self.magnitude = self._rope_frequencies(load)
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         load.refuse_unused()
+        self.linears = load.linears | {"output": self.output}
+        self.adapters = AdapterSet()
         self.path, self.mapped = file.path, file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
@@ -73,16 +79,17 @@ class Model(ABC):
         first seen and replayed in one call; with hooks its operations run one by one. Both give the same bits.
         """
         if hooks is not None:
-            return self.compute(Step(batch, cache, self.workspace, hooks))
+            return self.compute(Step(batch, cache, self.workspace, hooks, adapters=self.adapters))
 
         def record(inputs: Batch, plan: Plan) -> np.ndarray:
             return self.record(inputs, cache, self.workspace, plan)
 
-        return self._recorded.find(batch, cache, record).run(batch, num_threads)
+        recorded = self.adapters.recorded if batch.uses_adapters else self._recorded
+        return recorded.find(batch, cache, record).run(batch, num_threads)
 
     def record(self, batch: Batch, cache: KVCache, workspace: Workspace, plan: Plan) -> np.ndarray:
         """Add the operations of a step to `plan`; returns the buffer in which they will leave the logits."""
-        return self.compute(Step(batch, cache, workspace, plan=plan))
+        return self.compute(Step(batch, cache, workspace, plan=plan, adapters=self.adapters))
 
     def compute(self, step: Step) -> np.ndarray:
         """The model, from token ids to logits."""

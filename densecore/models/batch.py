@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,7 +18,11 @@ CACHE_DTYPES = {"f16": np.uint16, "f32": np.float32}  # float16 is kept as its b
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A flat list of tokens, of any mix of sequences: prefill and decode look the same. All arrays are int32."""
+    """A flat list of tokens, of any mix of sequences: prefill and decode look the same.
+
+    All arrays are int32, but for the scales, which are float32. `adapters` are numbers in the model's `AdapterSet`, -1
+    for none; both of the last two are empty if no token uses any.
+    """
 
     token_ids: np.ndarray  # (num_tokens,)
     positions: np.ndarray  # (num_tokens,) in the token's sequence
@@ -26,6 +30,16 @@ class Batch:
     seq_index: np.ndarray  # (num_tokens,) row of block_tables
     block_tables: np.ndarray  # (num_seqs, max_blocks) blocks of each sequence in order
     logits_indices: np.ndarray  # (num_logits,) tokens whose logits are wanted
+    adapters: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int32))  # (num_tokens, num_places)
+    adapter_scales: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))  # (num_tokens, num_places)
+
+    @property
+    def uses_adapters(self) -> bool:
+        return self.adapters.size > 0
+
+    def with_adapters(self, adapters: np.ndarray, adapter_scales: np.ndarray) -> Batch:
+        """The same tokens with these adapters."""
+        return replace(self, adapters=adapters, adapter_scales=adapter_scales)
 
     @property
     def num_tokens(self) -> int:

@@ -7,13 +7,15 @@ is used again in the next layer and the next step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from densecore.kernels import activation, attention, matmul, norm, quantize, rope
+from densecore.kernels import activation, attention, lora, matmul, norm, quantize, rope
 from densecore.kernels.formats import Q8
 from densecore.kernels.plan import Operation, Plan
+from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
 from densecore.models.hooks import Hooks
 from densecore.models.weights import Linear
@@ -59,8 +61,12 @@ class Step:
         workspace: Workspace,
         hooks: Hooks | None = None,
         plan: Plan | None = None,
+        adapters: AdapterSet | None = None,
     ) -> None:
         self.batch, self.cache, self.workspace, self.hooks, self.plan = batch, cache, workspace, hooks, plan
+        self.factors = adapters.factors if adapters is not None and batch.uses_adapters else {}
+        self.row_adapters, self.row_scales = batch.adapters, batch.adapter_scales  # of the rows that are computed now
+        self.adapted: set[str] = set()  # matrices that adapters have changed so far
         self.layer = 0
         self.cos = self.sin = np.empty((0, 0), np.float32)
 
@@ -86,6 +92,7 @@ class Step:
         out = self.workspace.array("residual", (self.batch.num_tokens, weight.n_in))
         fmt = weight.format
         self.run(matmul.embed, fmt, fmt.qk, fmt.type_size, weight.data, self.batch.token_ids, out)
+        self._adapt([self._low_rank(lora.pick, self.batch.token_ids, weight)], [out])
         return out
 
     def norm(self, x: np.ndarray, weight: np.ndarray, epsilon: np.float32, name: str = "norm") -> np.ndarray:
@@ -104,6 +111,7 @@ class Step:
         outs = [self.workspace.array(weight.role, (len(x), weight.n_out)) for weight in weights]
         for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):
             self.multiply(operands[weight.format.group], weight, out, beside=i > 0)
+        self._adapt([self._low_rank(lora.shrink, x, weight, beside=True) for weight in weights], outs)
         for weight, out in zip(weights, outs, strict=True):
             if weight.bias is not None:
                 self.run(activation.add, out, weight.bias)
@@ -126,6 +134,25 @@ class Step:
         """out (num_tokens, n_out) = what `activations` made, times a matrix; `beside` as in `Plan.add`."""
         fmt = weight.format
         self.run(matmul.matmul, fmt, fmt.type_size, weight.data, operand, out, beside=beside)
+
+    def _low_rank(
+        self, operation: Operation, x: np.ndarray, weight: Linear, *, beside: bool = False
+    ) -> tuple[np.ndarray, lora.Factors] | None:
+        """What adapters make of the input of a matrix, (num_tokens, num_places, rank); None if none changes it."""
+        factors = self.factors.get(weight.name)
+        if factors is None:
+            return None
+        self.adapted.add(weight.name)
+        assert len(x) == len(self.row_adapters)
+        h = self.workspace.array(f"lora.{weight.role}", (*self.row_adapters.shape, int(factors.ranks.max())))
+        self.run(operation, x, factors, self.row_adapters, self.row_scales, h, beside=beside)
+        return h, factors
+
+    def _adapt(self, changes: Sequence[tuple[np.ndarray, lora.Factors] | None], outs: Sequence[np.ndarray]) -> None:
+        """Add to outs (num_tokens, n_out) of matrices what adapters change in them."""
+        wanted = [(*change, out) for change, out in zip(changes, outs, strict=True) if change is not None]
+        for i, (h, factors, out) in enumerate(wanted):
+            self.run(lora.expand, h, factors, self.row_adapters, out, beside=i > 0)
 
     def prepare_rope(self, frequencies: np.ndarray, magnitude: float) -> None:
         """Tables of cos and sin (num_tokens, rope_dim / 2) for all layers of this step."""
@@ -173,8 +200,14 @@ class Step:
         self.run(activation.add, x, y)
 
     def select(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Rows `indices` of x."""
-        out = self.workspace.array("selected", (indices.size, x.shape[1]))
+        """Rows `indices` of x, which has a row a token; from now on these are computed."""
+        if self.factors:
+            self.row_adapters = self._take_rows("lora.adapters", self.batch.adapters, indices)
+            self.row_scales = self._take_rows("lora.scales", self.batch.adapter_scales, indices)
+        return self._take_rows("selected", x, indices)
+
+    def _take_rows(self, name: str, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        out = self.workspace.array(name, (indices.size, x.shape[1]), x.dtype.type)
         self.run(activation.take_rows, x, indices, out)
         return out
 

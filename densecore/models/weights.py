@@ -39,6 +39,7 @@ class WeightLoader:
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
+        self.linears: dict[str, Linear] = {}  # all matrices that were asked for
         self._used: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -51,7 +52,8 @@ class WeightLoader:
         vector = None
         if bias or (bias is None and self.has(f"{name}.bias")):
             vector = self.vector(f"{name}.bias", n_out).reshape(1, n_out)
-        return Linear(name, fmt, data, n_out, n_in, vector)
+        self.linears[name] = linear = Linear(name, fmt, data, n_out, n_in, vector)
+        return linear
 
     def vector(self, name: str, n: int) -> np.ndarray:
         """A tensor of one dimension as float32 (n,), copied."""
