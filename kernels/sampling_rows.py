@@ -59,14 +59,17 @@ def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
     """
     scratch = Workspace(
         work.keys[task],
-        work.blocks[task],
         work.loaded[task],
         work.peaks[task],
-        work.fractions[task],
-        work.buckets[task],
         work.masses[task],
         work.candidates[task],
         work.weights[task],
+        work.found_keys[task],
+        work.found_ids[task],
+        work.fractions[task],
+        work.buckets[task],
+        work.halvings[task],
+        work.octave_masses[task],
     )
     row = atomic_add(taken, 0, 1)
     while row < draws.shape[0]:
