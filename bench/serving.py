@@ -5,7 +5,8 @@
 * **beside a prompt**: the time between tokens of a few requests, quiet and while a long prompt is computed, and how
   fast the prompt is then, compared with alone.
 * **throughput**: requests of mixed lengths, all at once.
-* **overhead**: what a step takes beside the model: scheduling, sampling, text, events.
+
+`bench.throughput` compares the last with llama.cpp; `bench.tick` says what a step takes beside the model.
 
 Prompts are random tokens, and output does not end before its length. Other work on the machine makes times longer.
 """
@@ -25,7 +26,7 @@ from densecore import DenseCore, GenerationConfig
 from densecore.benchmark import markdown_table
 from densecore.engine.sequence import Event, Finished
 
-MEASUREMENTS = ("turns", "beside", "throughput", "overhead")
+MEASUREMENTS = ("turns", "beside", "throughput")
 
 
 class Request:
@@ -116,42 +117,6 @@ def throughput(model: DenseCore, count: int, rng: random.Random) -> list[list[st
     return [[name, f"{seconds:.1f} s", f"{outputs / seconds:.1f} tokens/s out"]]
 
 
-def overhead(model: DenseCore, count: int, rng: random.Random) -> list[list[str]]:
-    """What a step of `count` decoding sequences takes beside the model, greedy and with the default sampling."""
-    engine, rows = model._engine, []
-    for name, options in (("greedy", {}), ("sampled", {"temperature": 0.8, "top_k": 40, "top_p": 0.95})):
-        inside: list[float] = []
-        whole: list[float] = []
-        run, step = engine.runner.run, engine.step
-
-        def timed_run(batch, run=run, inside=inside):
-            start = time.perf_counter()
-            logits = run(batch)
-            inside.append(time.perf_counter() - start)
-            return logits
-
-        def timed_step(step=step, whole=whole):
-            start = time.perf_counter()
-            more = step()
-            whole.append(time.perf_counter() - start)
-            return more
-
-        requests = [Request(model, prompt(model, 8, rng), 200, **options) for _ in range(count)]
-        while min(len(request.times) for request in requests) < 20:
-            time.sleep(0.01)
-        engine.runner.run, engine.step = timed_run, timed_step
-        while min(len(request.times) for request in requests) < 120:
-            time.sleep(0.01)
-        engine.runner.run, engine.step = run, step
-        for request in requests:
-            request.cancel()
-            request.ended.wait()
-        number = min(len(inside), len(whole)) - 1
-        rest = 1e3 * np.median(np.array(whole[1:number]) - np.array(inside[-len(whole) :][1:number]))
-        rows.append([f"{count} sequences, {name}: a step beside the model", f"{rest:.2f} ms", ""])
-    return rows
-
-
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
@@ -178,8 +143,6 @@ def main() -> None:
                 rows += beside_a_prompt(model, args.prompt, 4, rng)
             elif name == "throughput":
                 rows += [row for count in counts for row in throughput(model, count, rng)]
-            elif name == "overhead":
-                rows += overhead(model, max(counts), rng)
             else:
                 parser.error(f"--measure: {name!r} is none of {', '.join(MEASUREMENTS)}")
     print(markdown_table([path.name, "", ""], rows))

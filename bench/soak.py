@@ -133,7 +133,9 @@ def _left_behind(model: DenseCore, before: dict[str, int], watch: Watch) -> list
     problems = []
     if metrics["kv_cache_blocks_free"] != metrics["kv_cache_blocks_total"]:
         problems.append(f"blocks are left: {metrics}")
-    if (after := watch.state()) != before:
+    while (after := watch.state()) != before and time.monotonic() < limit:
+        time.sleep(0.05)  # a thread that was joined may still be on its way out
+    if after != before:
         problems.append(f"{before} have become {after}")
     return problems
 

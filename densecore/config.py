@@ -108,7 +108,7 @@ class GenerationConfig:
     dry_multiplier, dry_base, dry_allowed_length : subtract ``multiplier * base ** (length - allowed_length)`` from
         the logit of a token that would lengthen a repetition of `length` tokens; a multiplier of 0 is off.
     dry_penalty_last_n : tokens to look back at for repetitions; -1 is all, 0 is off.
-    dry_sequence_breakers : a token that contains one of these ends a repetition.
+    dry_sequence_breakers : texts that end a repetition, in whatever tokens they come.
     mirostat : 2 holds the surprise of the output at `mirostat_tau` bits, learning at the rate `mirostat_eta`
         (Basu et al. 2020), in place of top-k, top-p and the like; 0 is off.
     min_tokens : no end of generation before this many tokens.

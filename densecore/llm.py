@@ -392,12 +392,14 @@ class DenseCore:
 
         * ``tokens_per_second`` (decode rate of a request), ``computed_tokens_per_second`` (of prompts and output, while
           the engine computes), ``requests_per_second`` (that end);
-        * ``requests_total``, ``requests_completed``, ``requests_failed``, ``active_requests``, ``waiting_requests``,
-          ``preemptions_total``;
+        * ``requests_total``, ``requests_completed``, ``requests_failed``, ``timeouts_total`` (of these),
+          ``active_requests``, ``waiting_requests``, ``preemptions_total``;
         * ``prompt_tokens_total``, ``prompt_tokens_cached_total`` (of these, not computed again),
+          ``prefix_cache_hits_total`` (requests that had such tokens),
           ``total_tokens_generated``, ``draft_tokens_total``, ``draft_tokens_accepted_total`` (of speculation);
         * percentiles ``..._p50``, ``..._p95``, ``..._p99`` of ``time_to_first_token_seconds``, ``inter_token_seconds``,
-          ``queue_seconds`` and ``request_seconds``;
+          ``queue_seconds`` and ``request_seconds``, of ``batch_size`` (requests in a step), and of ``draft_acceptance``
+          (part of its guessed tokens that were right, of each request that had some);
         * ``kv_cache_usage_percent``, ``kv_cache_blocks_total``, ``kv_cache_blocks_used``, ``kv_cache_blocks_free``,
           ``kv_cache_blocks_cached`` (free ones that keep their content), ``kv_cache_bytes``, ``num_threads``.
         """

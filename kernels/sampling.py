@@ -7,8 +7,9 @@ at which token, in order, does the sum pass a given mass? Two ways answer it:
 
 * **few candidates** (top-k, or min-p alone): a threshold is found that as many tokens reach as are needed, and
   hardly more. These are collected and sorted.
-* **a histogram** (all else): the exact mass of each of 2625 buckets of similar probability tells the bucket in
-  which the sum passes; only its tokens, some hundred, are collected and sorted.
+* **a histogram** (all else): one pass sums the weights of all tokens. Then the most probable ones are collected, as
+  many as hold the mass in question: some thousand of 150,000, as trained models go. The exact mass of each of 2625
+  buckets of similar probability tells the bucket in which the sum passes; only its tokens, some dozen, are sorted.
 
 Both give the same token. The order and the weights are explained in sampling_order.py, the passes over the
 vocabulary are in sampling_passes.py. One thread does all of a token, in integers where sums matter, so that the result
@@ -33,12 +34,14 @@ from .sampling_passes import (
     Workspace,
     apply_edits,
     collect,
+    collect_all,
     edit_ref,
     fill_masses,
     gather,
     load_blocks,
     renew_peaks,
     scan,
+    weigh_above,
     weigh_all,
     weigh_candidates,
 )
@@ -59,6 +62,8 @@ NOT_FINITE = -1  # what `sample` returns for NaN or +inf among the logits ...
 ALL_MASKED = -2  # ... and where all of them are -inf
 
 _FEW = 1024  # more candidates than this are left to the histogram
+_SAMPLED_BLOCKS = 37  # of the vocabulary, from which it is guessed how the mass is spread
+_CAUTION = 0.8  # as much of the mass that may be left out is left out if the guess is right
 
 
 def distribution_ref(scores: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -119,8 +124,7 @@ def sample(logits, work, settings, edits, n_edits, u):
     n = _collect_few(logits, work, settings, top_key, scale, floor)
     if n > 0:
         return _draw_from_few(work, settings, n, top, scale, floor, u)
-    load_blocks(logits, work.keys, work.loaded, work.peaks, -INF_KEY)
-    return _draw_from_all(work, settings, top, scale, floor, u)
+    return _draw_from_all(logits, work, settings, top_key, scale, floor, u)
 
 
 # The parts of `sample` are pasted into it before types are known (inline="always"), which compiles fastest; the
@@ -214,34 +218,72 @@ def _draw_from_few(work, settings, n, top, scale, floor, u):
 
 
 @inlined(inline="always")
-def _draw_from_all(work, settings, top, scale, floor, u):
+def _draw_from_all(logits, work, settings, top_key, scale, floor, u):
     """Draw where candidates are many, with the help of the histogram."""
-    total, kept = weigh_all(work.blocks, top, scale, floor, work.fractions, work.buckets)
+    top, stride = score_of(top_key), max(1, work.peaks.shape[0] // _SAMPLED_BLOCKS)
+    total = kept = weigh_all(
+        logits,
+        work.keys,
+        work.loaded,
+        work.peaks,
+        top,
+        scale,
+        stride,
+        work.fractions,
+        work.halvings,
+        work.octave_masses,
+    )
+    if settings.min_p > 0:
+        kept = weigh_above(logits, work.keys, work.loaded, work.peaks, top, scale, floor, work.fractions, work.halvings)
     cut = settings.top_p < 1  # first find where top-p cuts, then draw; or draw at once
     target = _nucleus(settings.top_p, total) - 1 if cut else _share(u, kept)
-    # From the token at `target` on, n tokens at most share the rest of the mass, and none has a weight above that
-    # token's: so its weight is rest / n or more. (MAX_OCTAVES is one more than the top's: ample for rounding.)
-    rest = np.float64(total - target) / work.keys.shape[0]
-    lowest = _key_below(top, (MAX_OCTAVES - math.log2(rest)) / np.float64(scale))
-    fill_masses(work.peaks, lowest, work.fractions, work.buckets, work.masses)
+    n = _find_mass(logits, work, target, total, top, scale, stride)
     while True:
-        position, mass = _locate(work, target, top, scale)
+        position, mass = _locate(work, n, target, top, scale)
         if not cut:
             return work.candidates[position] & 0xFFFFFFFF
         cut, target = False, _share(u, min(kept, mass))
 
 
 @inlined(inline="always")
-def _locate(work, target, top, scale):
-    """Gather the bucket in which the running sum of all weights, in order, passes `target`.
+def _find_mass(logits, work, target, total, top, scale, stride):
+    """Find the most probable tokens, so many that they hold more than `target`, and fill `masses`; their number."""
+    rest = np.float64(total - target)
+    octaves = _guess_octaves(work.octave_masses, rest * _CAUTION / stride)
+    # From the token at `target` on, n tokens at most share the rest of the mass, and none has a weight above that
+    # token's: so its weight is rest / n or more. (MAX_OCTAVES is one more than the top's: ample for rounding.)
+    enough = MAX_OCTAVES - math.log2(rest / work.keys.shape[0])
+    while True:
+        threshold = _key_below(top, min(octaves, enough) / np.float64(scale))
+        n = collect_all(logits, work.keys, work.loaded, work.peaks, threshold, work.found_keys, work.found_ids)
+        mass = fill_masses(work.found_keys, n, top, scale, work.fractions, work.buckets, work.masses)
+        if mass > target or octaves >= enough:
+            return n
+        octaves = enough
 
-    Returns the position among the candidates where it does, and the sum there.
+
+@inlined(inline="always")
+def _guess_octaves(octave_masses, rest):
+    """How many octaves below the top the threshold has to be for no more than `rest` to lie below it."""
+    octaves = octave_masses.shape[0]
+    left = np.float64(0)
+    while octaves > 1 and left + octave_masses[octaves - 1] <= rest:
+        octaves -= 1
+        left += octave_masses[octaves]
+    return np.float64(octaves)
+
+
+@inlined(inline="always")
+def _locate(work, n, target, top, scale):
+    """Gather those of the n tokens found in whose bucket the running sum of weights, in order, passes `target`.
+
+    Returns the position among these candidates where it does, and the sum there.
     """
     bucket, before = 0, np.int64(0)
     while before + work.masses[bucket] <= target:
         before += work.masses[bucket]
         bucket += 1
-    n = gather(work.keys, work.buckets, np.uint16(bucket), work.candidates)
-    sort(work.candidates, n)
-    weigh_candidates(work.candidates, n, top, scale, LOWEST_KEY, work.weights)
+    count = gather(work.found_keys, work.found_ids, work.buckets, n, np.uint16(bucket), work.candidates)
+    sort(work.candidates, count)
+    weigh_candidates(work.candidates, count, top, scale, LOWEST_KEY, work.weights)
     return _pass_mass(work.weights, before, target)

@@ -74,9 +74,15 @@ def bucket_of(octaves):
 
 
 @inlined
-def weight_of(fraction, bucket):
-    """Weight, int64 with 40 fractional bits: the fraction halved by the whole octaves, which the bucket knows."""
-    return np.int64(np.uint64(fraction) << np.uint64(10) >> np.uint64(bucket // BUCKETS_PER_OCTAVE))
+def halvings_of(octaves):
+    """The whole octaves, uint32."""
+    return np.uint32(np.int32(octaves))
+
+
+@inlined
+def weight_of(fraction, halvings):
+    """Weight, int64 with 40 fractional bits: the fraction, halved by the whole octaves."""
+    return np.int64(np.uint64(fraction) << np.uint64(10) >> np.uint64(halvings))
 
 
 @inlined

@@ -1,6 +1,7 @@
 """What sampling works on, and its passes over the vocabulary.
 
-The inner loops vectorise, but for `fill_masses` and the few tokens that `collect` and `gather` pick out.
+The inner loops over all tokens vectorise; what goes token by token, such as the sums of the histogram, sees those alone
+that were picked out before.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import numpy as np
 
 from .cache import inlined
 from .sampling_order import (
+    BUCKETS_PER_OCTAVE,
     INF_KEY,
     LOWEST_KEY,
+    MAX_OCTAVES,
     N_BUCKETS,
     bucket_of,
     fraction_of,
+    halvings_of,
     octaves_below,
     order_key,
     pack,
@@ -27,6 +31,7 @@ from .sampling_order import (
 __all__ = ["BLOCK", "Edits", "Settings", "Workspace", "edit_ref"]
 
 BLOCK = 128  # tokens whose highest key is kept, so that most blocks can be skipped
+PART = 16  # tokens of a block that are looked at one by one if any of them is wanted
 _MAX_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -51,20 +56,23 @@ class Edits(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Scratch of `sample` for one vocabulary size, reused from token to token: 26 bytes a token of the vocabulary.
+    """Scratch of `sample` for one vocabulary size, reused from token to token: 34 bytes a token of the vocabulary.
 
     Several of them, for as many workers, are the same arrays with one more axis in front.
     """
 
     keys: np.ndarray  # (n_blocks * BLOCK,) int32, order_key of each score; behind the vocabulary that of -inf
-    blocks: np.ndarray  # (n_blocks, BLOCK), the same memory
     loaded: np.ndarray  # (n_blocks,) uint8, whether `keys` holds a block: only those that are looked at
     peaks: np.ndarray  # (n_blocks,) int32, the highest key of each block
-    fractions: np.ndarray  # (n_blocks, BLOCK) uint32
-    buckets: np.ndarray  # (n_blocks, BLOCK) uint16
     masses: np.ndarray  # (N_BUCKETS,) int64, sum of the weights in each bucket
     candidates: np.ndarray  # (n_blocks * BLOCK,) int64, packed tokens
     weights: np.ndarray  # (n_blocks * BLOCK,) int64, of candidates
+    found_keys: np.ndarray  # (n_blocks * BLOCK,) int32, tokens from which candidates are taken
+    found_ids: np.ndarray  # (n_blocks * BLOCK,) int32
+    fractions: np.ndarray  # (n_blocks * BLOCK,) uint32, of tokens that were found, or of one block
+    buckets: np.ndarray  # (n_blocks * BLOCK,) uint16, of tokens that were found
+    halvings: np.ndarray  # (BLOCK,) uint32, of one block
+    octave_masses: np.ndarray  # (MAX_OCTAVES + 1,) int64, of a sample of the vocabulary
 
     @classmethod
     def create(cls, n_vocab: int, *count: int) -> Workspace:
@@ -73,14 +81,17 @@ class Workspace(NamedTuple):
         keys = np.full((*count, n_blocks * BLOCK), -INF_KEY, np.int32)
         return cls(
             keys=keys,
-            blocks=keys.reshape(*count, n_blocks, BLOCK),
             loaded=np.empty((*count, n_blocks), np.uint8),
             peaks=np.empty((*count, n_blocks), np.int32),
-            fractions=np.empty((*count, n_blocks, BLOCK), np.uint32),
-            buckets=np.empty((*count, n_blocks, BLOCK), np.uint16),
             masses=np.empty((*count, N_BUCKETS), np.int64),
             candidates=np.empty((*count, n_blocks * BLOCK), np.int64),
             weights=np.empty((*count, n_blocks * BLOCK), np.int64),
+            found_keys=np.empty((*count, n_blocks * BLOCK), np.int32),
+            found_ids=np.empty((*count, n_blocks * BLOCK), np.int32),
+            fractions=np.empty((*count, n_blocks * BLOCK), np.uint32),
+            buckets=np.empty((*count, n_blocks * BLOCK), np.uint16),
+            halvings=np.empty((*count, BLOCK), np.uint32),
+            octave_masses=np.empty((*count, int(MAX_OCTAVES) + 1), np.int64),
         )
 
 
@@ -187,20 +198,57 @@ def collect(keys, peaks, threshold, limit, candidates):
 
 
 @inlined
-def gather(keys, buckets, bucket, candidates):
-    """Pack the tokens of one bucket (uint16) into `candidates`, ids ascending; return their number."""
+def collect_all(logits, keys, loaded, peaks, threshold, found_keys, found_ids):
+    """Write key and id of each token that reaches `threshold`, ids ascending; return their number."""
     n = 0
-    for block in range(buckets.shape[0]):
-        nearest = np.uint16(0xFFFF)
-        for j in range(BLOCK):
-            difference = np.uint16(buckets[block, j] ^ bucket)
-            nearest = difference if difference < nearest else nearest
-        if nearest == 0:
-            for j in range(BLOCK):
-                if buckets[block, j] == bucket:
-                    candidates[n] = pack(keys[block * BLOCK + j], block * BLOCK + j)
-                    n += 1
+    lowest = score_of(threshold)
+    for block in range(peaks.shape[0]):
+        if peaks[block] < threshold:
+            continue
+        first = block * BLOCK
+        if not loaded[block] and first + BLOCK <= logits.shape[0]:
+            for part in range(first, first + BLOCK, PART):
+                hit = False
+                for i in range(part, part + PART):
+                    hit |= logits[i] >= lowest
+                if hit:
+                    for i in range(part, part + PART):  # without a branch, which could not be foreseen
+                        found_keys[n], found_ids[n] = order_key(logits[i]), i
+                        n += logits[i] >= lowest
+        else:
+            load_block(logits, keys, loaded, block)
+            for i in range(first, first + BLOCK):
+                found_keys[n], found_ids[n] = keys[i], i
+                n += keys[i] >= threshold
     return n
+
+
+@inlined
+def fill_masses(found_keys, n, top, scale, fractions, buckets, masses):
+    """Sum the weights of the tokens that were found into the `masses` of their buckets; return their whole mass."""
+    for bucket in range(masses.shape[0]):
+        masses[bucket] = 0
+    for i in range(n):
+        octaves = octaves_below(found_keys[i], top, scale)
+        fractions[i] = fraction_of(octaves)
+        buckets[i] = bucket_of(octaves)
+    total = np.int64(0)
+    for i in range(n):
+        weight = weight_of(fractions[i], buckets[i] // BUCKETS_PER_OCTAVE)
+        masses[buckets[i]] += weight
+        total += weight
+    return total
+
+
+@inlined
+def gather(found_keys, found_ids, buckets, n, bucket, candidates):
+    """Pack those of the n tokens that were found that are in one bucket (uint16); return their number."""
+    count = 0
+    for i in range(n):
+        if buckets[i] == bucket:
+            candidates[count] = pack(found_keys[i], found_ids[i])
+            count += 1
+    return count
 
 
 @inlined
@@ -210,35 +258,66 @@ def weigh_candidates(candidates, n, top, scale, floor, weights):
     for i in range(n):
         key = packed_key(candidates[i])
         octaves = octaves_below(key, top, scale)
-        weights[i] = weight_of(fraction_of(octaves), bucket_of(octaves))
+        weights[i] = weight_of(fraction_of(octaves), halvings_of(octaves))
         total += weights[i]
         mass_above += weights[i] if key >= floor else 0
     return total, mass_above
 
 
 @inlined
-def weigh_all(blocks, top, scale, floor, fractions, buckets):
-    """Fill `fractions` and `buckets`; return the mass of all tokens, and of those whose key reaches `floor`."""
-    total = mass_above = np.int64(0)
-    for block in range(blocks.shape[0]):
-        for j in range(BLOCK):
-            octaves = octaves_below(blocks[block, j], top, scale)
-            fractions[block, j] = fraction_of(octaves)
-            buckets[block, j] = bucket_of(octaves)
-        for j in range(BLOCK):
-            weight = weight_of(fractions[block, j], buckets[block, j])
-            total += weight
-            mass_above += weight if blocks[block, j] >= floor else 0
-    return total, mass_above
+def weigh_logits(logits, first, top, scale, fractions, halvings):
+    """Fill fractions and halvings (BLOCK,) of the tokens from `first` on, without keys."""
+    for j in range(BLOCK):
+        octaves = (top - logits[first + j]) * scale
+        octaves = octaves if octaves < MAX_OCTAVES else MAX_OCTAVES
+        fractions[j] = fraction_of(octaves)
+        halvings[j] = halvings_of(octaves)
 
 
 @inlined
-def fill_masses(peaks, lowest, fractions, buckets, masses):
-    """Sum weights into `masses`, as far as tokens whose keys reach `lowest` go: blocks without any are skipped."""
-    for bucket in range(masses.shape[0]):
-        masses[bucket] = 0
+def weigh_keys(keys, first, top, scale, floor, fractions, halvings):
+    """Fill fractions and halvings (BLOCK,) of the tokens from `first` on; those below `floor` weigh 0."""
+    for j in range(BLOCK):
+        octaves = octaves_below(keys[first + j], top, scale)
+        fractions[j] = fraction_of(octaves) if keys[first + j] >= floor else np.uint32(0)
+        halvings[j] = halvings_of(octaves)
+
+
+@inlined
+def mass_of_block(fractions, halvings):
+    """Sum of the weights of a block. The loops are apart because they take vectors of different lengths."""
+    mass = np.int64(0)
+    for j in range(BLOCK):
+        mass += weight_of(fractions[j], halvings[j])
+    return mass
+
+
+@inlined
+def weigh_all(logits, keys, loaded, peaks, top, scale, stride, fractions, halvings, octave_masses):
+    """Mass of all tokens; `octave_masses` (MAX_OCTAVES + 1,) gets that of each octave in every `stride`-th block."""
+    octave_masses[:] = 0
+    total = np.int64(0)
     for block in range(peaks.shape[0]):
-        if peaks[block] >= lowest:
+        first = block * BLOCK
+        if not loaded[block] and first + BLOCK <= logits.shape[0]:
+            weigh_logits(logits, first, top, scale, fractions, halvings)
+        else:
+            load_block(logits, keys, loaded, block)
+            weigh_keys(keys, first, top, scale, LOWEST_KEY, fractions, halvings)
+        total += mass_of_block(fractions, halvings)
+        if block % stride == 0:
             for j in range(BLOCK):
-                bucket = buckets[block, j]
-                masses[bucket] += weight_of(fractions[block, j], bucket)
+                octave_masses[halvings[j]] += weight_of(fractions[j], halvings[j])
+    return total
+
+
+@inlined
+def weigh_above(logits, keys, loaded, peaks, top, scale, floor, fractions, halvings):
+    """Mass of the tokens whose keys reach `floor`."""
+    total = np.int64(0)
+    for block in range(peaks.shape[0]):
+        if peaks[block] >= floor:
+            load_block(logits, keys, loaded, block)
+            weigh_keys(keys, block * BLOCK, top, scale, floor, fractions, halvings)
+            total += mass_of_block(fractions, halvings)
+    return total

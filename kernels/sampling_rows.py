@@ -16,7 +16,7 @@ from .atomics import atomic_add
 from .plan import operation
 from .sampling import Edits, Settings, Workspace, sample, sample_ref
 
-__all__ = ["DRAW", "pack_draw", "sample_rows"]
+__all__ = ["DRAW", "edit_addresses", "pack_draw", "sample_rows"]
 
 # An address, a number, or a setting each: the arguments of `sample`, but for its scratch.
 DRAW = np.dtype(
@@ -28,10 +28,15 @@ DRAW = np.dtype(
 )
 
 
-def pack_draw(logits: np.ndarray, settings: Settings, edits: Edits, n_edits: int, u: float) -> tuple:
+def edit_addresses(edits: Edits) -> tuple[int, int, int]:
+    """Where the columns lie."""
+    ids, bias, counts = (column.__array_interface__["data"][0] for column in edits)
+    return ids, bias, counts
+
+
+def pack_draw(logits: np.ndarray, settings: Settings, addresses: tuple[int, int, int], n_edits: int, u: float) -> tuple:
     """An element of an array of `DRAW`. All arrays must be contiguous and stay where they are."""
-    ids, bias, counts = (column.__array_interface__["data"][0] if n_edits else 0 for column in edits)
-    return logits.__array_interface__["data"][0], ids, bias, counts, n_edits, *settings, u
+    return logits.__array_interface__["data"][0], *addresses, n_edits, *settings, u
 
 
 def sample_rows_ref(draws: np.ndarray, n_vocab: int, work: Workspace, token_ids: np.ndarray, taken: np.ndarray) -> None:
@@ -59,14 +64,17 @@ def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
     """
     scratch = Workspace(
         work.keys[task],
-        work.blocks[task],
         work.loaded[task],
         work.peaks[task],
-        work.fractions[task],
-        work.buckets[task],
         work.masses[task],
         work.candidates[task],
         work.weights[task],
+        work.found_keys[task],
+        work.found_ids[task],
+        work.fractions[task],
+        work.buckets[task],
+        work.halvings[task],
+        work.octave_masses[task],
     )
     row = atomic_add(taken, 0, 1)
     while row < draws.shape[0]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.sequence import Finished
+from densecore.exceptions import TimeoutError
 
 __all__ = ["Metrics", "percentiles"]
 
@@ -49,10 +50,12 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests_total = self.requests_completed = self.requests_failed = 0
+        self.timeouts_total = self.prefix_cache_hits_total = 0
         self.prompt_tokens_total = self.cached_tokens_total = self.generated_tokens_total = 0
         self.draft_tokens_total = self.draft_tokens_accepted_total = 0  # of speculation
         self._requests, self._decoded, self._computed = Recent(), Recent(), Recent()
         self._first_token, self._between, self._queue, self._whole = (deque[float](maxlen=MAX_RECENT) for _ in range(4))
+        self._batch_sizes, self._acceptance = deque[float](maxlen=MAX_RECENT), deque[float](maxlen=MAX_RECENT)
 
     def submitted(self) -> None:
         with self._lock:
@@ -63,6 +66,7 @@ class Metrics:
         gaps = [entry.sequence.last_gap for entry in batch if entry.decodes]
         with self._lock:
             self._computed.add(seconds, sum(entry.num_tokens for entry in batch))
+            self._batch_sizes.append(len(batch))
             self._between.extend(gap for gap in gaps if gap is not None)
 
     def finished(self, event: Finished) -> None:
@@ -74,11 +78,15 @@ class Metrics:
                 self.requests_completed += 1
             else:
                 self.requests_failed += 1
+                self.timeouts_total += isinstance(event.error, TimeoutError)
+            self.prefix_cache_hits_total += usage.cached_tokens > 0
             self.prompt_tokens_total += usage.prompt_tokens
             self.cached_tokens_total += usage.cached_tokens
             self.generated_tokens_total += usage.completion_tokens
             self.draft_tokens_total += usage.draft_tokens
             self.draft_tokens_accepted_total += usage.accepted_draft_tokens
+            if usage.draft_tokens:
+                self._acceptance.append(usage.draft_acceptance)
             self._requests.add(whole, 1)
             self._queue.append(timings.queue_seconds)
             self._whole.append(whole)
@@ -100,6 +108,8 @@ class Metrics:
                 "requests_total": self.requests_total,
                 "requests_completed": self.requests_completed,
                 "requests_failed": self.requests_failed,
+                "timeouts_total": self.timeouts_total,
+                "prefix_cache_hits_total": self.prefix_cache_hits_total,
                 "prompt_tokens_total": self.prompt_tokens_total,
                 "prompt_tokens_cached_total": self.cached_tokens_total,
                 "total_tokens_generated": self.generated_tokens_total,
@@ -109,4 +119,6 @@ class Metrics:
                 **percentiles("inter_token_seconds", self._between),
                 **percentiles("queue_seconds", self._queue),
                 **percentiles("request_seconds", self._whole),
+                **percentiles("batch_size", self._batch_sizes),
+                **percentiles("draft_acceptance", self._acceptance),
             }

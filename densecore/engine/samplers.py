@@ -58,12 +58,23 @@ class SamplerFactory:
                     f"bad_words has the token id {token_id}, but the vocabulary's ids are 0 to {self._n_vocab - 1}"
                 )
 
-    def _breaker(self, texts: tuple[str, ...]) -> Callable[[int], bool]:
+    def _breaker(self, texts: tuple[str, ...]) -> Callable[[SequenceOf[int], int], bool]:
+        """Whether one of the texts ends in the token at a position, which may be far behind where it began."""
         parts = [text.encode("utf-8", "replace") for text in texts]
+        last_bytes = {part[-1] for part in parts}
+        room = max(map(len, parts), default=1) - 1  # that a text may begin before the token
+        token_bytes = self._tokenizer.token_bytes
 
-        def is_breaker(token_id: int) -> bool:
-            data = self._tokenizer.token_bytes(token_id)
-            return any(part in data for part in parts)
+        def is_breaker(token_ids: SequenceOf[int], position: int) -> bool:
+            data = token_bytes(token_ids[position])
+            if last_bytes.isdisjoint(data):
+                return False
+            before = b""
+            while position > 0 and len(before) < room:
+                position -= 1
+                before = token_bytes(token_ids[position]) + before
+            text = before + data
+            return any(text.find(part, max(0, len(before) + 1 - len(part))) >= 0 for part in parts)
 
         return is_breaker
 

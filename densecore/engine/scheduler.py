@@ -42,6 +42,10 @@ class Scheduled:
     def num_logits(self) -> int:
         return 1 + len(self.draft_ids) if self.wants_logits else 0
 
+    def num_accepted(self, results: list[int | Exception]) -> int:
+        """How many tokens of the draft are what was drawn in their places; the first that is not was the last draw."""
+        return sum(result == guess for result, guess in zip(results, self.draft_ids, strict=False))
+
 
 def _num_uncached(sequence: Sequence) -> int:
     return len(sequence.token_ids) - sequence.num_cached_tokens
@@ -114,7 +118,7 @@ class Scheduler:
             sequence, wants_logits = entry.sequence, entry.wants_logits
             sequence.num_cached_tokens += entry.num_tokens - len(entry.draft_ids)
             self.blocks.note(sequence, tail=wants_logits and entry.num_tokens > 1 and not entry.decodes)
-            self._take_results(sequence, results, len(entry.draft_ids))
+            self._take_results(entry, results)
 
     def finish(self, sequence: Sequence, reason: str | None, error: Exception | None = None) -> None:
         """End a sequence in whatever state it is, and free its blocks. Harmless when called twice."""
@@ -156,12 +160,13 @@ class Scheduler:
         self.num_preemptions += 1
         insort(self.waiting, victim, key=_rank)
 
-    def _take_results(self, sequence: Sequence, results: list[int | Exception], num_draft_tokens: int) -> None:
+    def _take_results(self, entry: Scheduled, results: list[int | Exception]) -> None:
         """Give a sequence its next tokens, up to its end; all but the last one are cached, as its draft had them."""
+        sequence = entry.sequence
         before, num_before = sequence.last_token, sequence.num_output_tokens
         if results:
-            sequence.num_draft_tokens += num_draft_tokens
-            sequence.num_accepted_draft_tokens += len(results) - 1
+            sequence.num_draft_tokens += len(entry.draft_ids)
+            sequence.num_accepted_draft_tokens += entry.num_accepted(results)
         for number, result in enumerate(results):
             if number:
                 sequence.num_cached_tokens += 1

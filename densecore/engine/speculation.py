@@ -97,7 +97,7 @@ class Speculation:
         cost = self.times.cost(num_decoding)
         for entry, result in zip(batch, drawn, strict=True):
             if entry.draft_ids:
-                self._acceptance[entry.sequence].measured(len(result) - 1, cost)
+                self._acceptance[entry.sequence].measured(entry.num_accepted(result), cost)
 
     def _wants_draft(self, sequence: Sequence, num_running: int) -> bool:
         """Whether a draft is worth trying, and fits; the sequence gets blocks for it."""

@@ -25,13 +25,14 @@ Result = TypeVar("Result")
 
 
 class Draw(NamedTuple):
-    """What the fast path draws one token from: the arguments of densecore.kernels.sampling.sample."""
+    """What the fast path draws one token from: the arguments of densecore.kernels.sampling.sample, and an address."""
 
     logits: np.ndarray  # (n_vocab,) float32
     settings: Settings
     edits: Edits
     n_edits: int
     u: float
+    addresses: tuple[int, int, int]  # of the columns of `edits`
 
 
 def sample_batch(
@@ -68,9 +69,12 @@ def _draw(draws: list[Draw], num_workers: int) -> list[int]:
         return []
     if len(draws) == 1:  # to wake the pool takes longer than the row
         (draw,) = draws
-        return [int(sample(draw.logits, _workspace(draw.logits.size), *draw[1:]))]
+        work = _workspace(draw.logits.size)
+        return [int(sample(draw.logits, work, draw.settings, draw.edits, draw.n_edits, draw.u))]
     workers = max(1, min(num_workers, len(draws)))
-    packed = np.array([pack_draw(*draw) for draw in draws], DRAW)
+    packed = np.array(
+        [pack_draw(draw.logits, draw.settings, draw.addresses, draw.n_edits, draw.u) for draw in draws], DRAW
+    )
     token_ids, taken = np.empty(len(draws), np.int64), np.zeros(1, np.int64)
     plan = Plan()
     n_vocab = draws[0].logits.size

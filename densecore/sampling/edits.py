@@ -8,6 +8,7 @@ import numpy as np
 
 from densecore.exceptions import InvalidConfigError
 from densecore.kernels.sampling import Edits
+from densecore.kernels.sampling_rows import edit_addresses
 
 __all__ = ["EditTable"]
 
@@ -25,11 +26,16 @@ class EditTable:
     ----------
     n_vocab : ids must be below this, or InvalidConfigError is raised.
     logit_bias : token id -> what is added to its logit.
+
+    Attributes
+    ----------
+    edits : the rows, of which the first `len(self)` count.
+    addresses : of the columns of `edits`; to ask numpy at each token would take longer than all else in Python.
     """
 
     def __init__(self, n_vocab: int, logit_bias: Mapping[int, float]) -> None:
         self.n_vocab = n_vocab
-        self.edits = _grown(None, max(_FIRST_CAPACITY, len(logit_bias)))
+        self._grow(None, max(_FIRST_CAPACITY, len(logit_bias)))
         self._rows: dict[int, int] = {}
         for token_id, bias in logit_bias.items():
             self.edits.bias[self._row(token_id, "logit_bias")] = bias
@@ -49,6 +55,10 @@ class EditTable:
         row = self._row(token_id, "the output")
         self.edits.counts[row] = max(self.edits.counts[row], 0) + 1
 
+    def _grow(self, edits: Edits | None, capacity: int) -> None:
+        self.edits = _grown(edits, capacity)
+        self.addresses = edit_addresses(self.edits)
+
     def _row(self, token_id: int, origin: str) -> int:
         row = self._rows.get(token_id)
         if row is None:
@@ -58,7 +68,7 @@ class EditTable:
                 )
             row = len(self._rows)
             if row == len(self.edits.ids):
-                self.edits = _grown(self.edits, 2 * row)
+                self._grow(self.edits, 2 * row)
             self.edits.ids[row] = token_id
             self._rows[token_id] = row
         return row

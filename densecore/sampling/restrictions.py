@@ -16,7 +16,7 @@ __all__ = ["BadWords", "Restrictions", "Vocabulary"]
 _INF_BITS = np.float32(-np.inf).view(np.int32)
 
 
-def _never(token_id: int) -> bool:
+def _never(token_ids: Sequence[int], position: int) -> bool:
     return False
 
 
@@ -28,13 +28,13 @@ class Vocabulary:
     ----------
     eog_ids : ids that end a generation.
     bad_words : sequences of ids that must not be completed.
-    is_breaker : whether a token breaks repetitions, for DRY.
+    is_breaker : (token_ids, position) -> whether the token there breaks repetitions, for DRY.
     constraint : the grammar that the output follows, or None.
     """
 
     eog_ids: frozenset[int] = frozenset()
     bad_words: tuple[tuple[int, ...], ...] = ()
-    is_breaker: Callable[[int], bool] = _never
+    is_breaker: Callable[[Sequence[int], int], bool] = _never
     constraint: Constraint | None = None
 
 

@@ -131,7 +131,7 @@ class Sampler:
         """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy."""
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
-        logits = np.require(logits, np.float32, ("C",))
+        logits = np.ascontiguousarray(logits, np.float32)
         return self._draw(self._allowed(logits), uniform(self.seed, self.num_output))
 
     def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
@@ -175,7 +175,7 @@ class Sampler:
     def _draw(self, logits: np.ndarray, u: float) -> Draw | int:
         table = self._table
         if self._dry is None and self._filters is None and self._mirostat is None:
-            return Draw(logits, self._settings, table.edits, len(table), u)
+            return Draw(logits, self._settings, table.edits, len(table), u, table.addresses)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
         if self._dry is not None:
@@ -185,7 +185,7 @@ class Sampler:
             return self._mirostat.draw(scores, u)
         if self._filters is not None:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return Draw(scores, self._settings, table.edits, 0, u)
+        return Draw(scores, self._settings, table.edits, 0, u, table.addresses)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from densecore import DenseCore
+from tests.conftest import shared_path
+from tests.engine.random_requests import compute_alone
 from tests.gguf_factory import make_model
 
 
@@ -18,3 +20,10 @@ def tiny_path(tmp_path_factory):
 def tiny(tiny_path):
     with DenseCore(tiny_path) as model:
         yield model
+
+
+@pytest.fixture(scope="session", params=["stories260K.gguf", "pystd-6m-q8_0.gguf"])
+def alone(request):
+    """Path, random requests, and the right answers: see `random_requests`."""
+    path = shared_path("models", request.param)
+    return path, *compute_alone(path)

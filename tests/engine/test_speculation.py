@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
-import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,13 +12,13 @@ import pytest
 from densecore import DenseCore, GenerationConfig, ModelLoadError
 from densecore.engine.gain import FIRST_PAUSE, REFRESH, TRIES, Acceptance, StepTimes
 from densecore.engine.lookup import PromptLookup
+from densecore.engine.sequence import Status
 from densecore.engine.speculation import draw
 from densecore.exceptions import InferenceError, InvalidConfigError
 from densecore.sampling import Sampler
 from tests.conftest import shared_path
-from tests.engine.sequences import new_sequence
-from tests.engine.test_equal_alone import MAX_LEN, TIGHT, cache_bytes, random_requests, submit
-from tests.engine.waiting import wait_until_idle
+from tests.engine.random_requests import MAX_LEN, PLENTY, TIGHT, assert_as_alone, cache_bytes
+from tests.engine.sequences import new_scheduler, new_sequence
 from tests.gguf_factory import llama_vocabulary, make_model
 
 
@@ -140,47 +138,11 @@ def always(model: DenseCore) -> DenseCore:
     return model
 
 
-def record_drawn_logits(model: DenseCore) -> dict[int, list[int]]:
-    """seq_id -> checksums of the logits that its tokens were drawn from."""
-    seen, sample = defaultdict(list), model._engine._sample
-
-    def recording(batch, logits):
-        sampled, first = sample(batch, logits), 0
-        for entry, results in zip(batch, sampled, strict=True):
-            seen[entry.sequence.seq_id] += [zlib.crc32(row) for row in logits[first : first + len(results)]]
-            first += entry.num_logits
-        return sampled
-
-    model._engine._sample = recording
-    return seen
-
-
-def run_all(model: DenseCore, requests) -> list[tuple[list[int], list[int]]]:
-    """Output and checksums of each."""
-    seen = record_drawn_logits(model)
-    submitted = [submit(model, each) for each in requests]
-    for sequence, ended in submitted:
-        assert ended.wait(60), sequence
-    return [(sequence.output_ids, seen[sequence.seq_id][: len(sequence.output_ids)]) for sequence, _ in submitted]
-
-
-@pytest.fixture(scope="module", params=["stories260K.gguf", "pystd-6m-q8_0.gguf"])
-def plain(request):
-    """Path, requests, and what each gives without speculation."""
-    path = shared_path("models", request.param)
-    with DenseCore(path) as model:
-        requests = [
-            dataclasses.replace(each, config=dataclasses.replace(each.config, repetition_penalty=1))  # it may repeat
-            for each in random_requests(model.tokenizer.n_vocab)[:250]
-        ]
-        return path, requests, run_all(model, requests)
-
-
 @pytest.mark.parametrize("tight", [False, True], ids=["plenty", "tight"])
 @pytest.mark.parametrize("kind", ["lookup", "draft", "both"])
-def test_equal_bits(plain, kind, tight):
-    path, requests, expected = plain
-    options = TIGHT | {"kv_cache_bytes": cache_bytes(path, MAX_LEN + 8)} if tight else {}
+def test_a_thousand_requests(alone, kind, tight):
+    path, requests, expected = alone
+    options = TIGHT | {"kv_cache_bytes": cache_bytes(path, MAX_LEN + 8)} if tight else dict(PLENTY)
     if kind != "draft":
         options["speculation"] = "prompt-lookup"
     if kind != "lookup":
@@ -188,10 +150,10 @@ def test_equal_bits(plain, kind, tight):
         if tight:
             options["kv_cache_bytes"] *= 2  # for both caches
     with always(DenseCore(path, **options)) as model:
-        assert run_all(model, requests) == expected
-        metrics = wait_until_idle(model)
-    assert metrics["draft_tokens_accepted_total"] > 20
-    assert metrics["preemptions_total"] >= (20 if tight else 0)
+        metrics = assert_as_alone(model, requests, expected)
+    assert metrics["draft_tokens_accepted_total"] > 100
+    assert metrics["draft_acceptance_p95"] > 0
+    assert metrics["preemptions_total"] >= (100 if tight else 0)
 
 
 def test_a_model_is_always_right_about_itself():
@@ -233,6 +195,30 @@ def test_switches_itself_off_while_it_loses(tiny_path):
         model._engine.speculation.times.cost = lambda num_decoding: 100.0
         usage = model.complete([3, 4], max_tokens=200, temperature=0, ignore_eos=True).usage
     assert 0 < usage.draft_tokens <= 4 * TRIES * 4  # three or four times
+
+
+@pytest.mark.parametrize(
+    ("drawn", "accepted", "tokens"),
+    [
+        ([5, 6, 7], 2, 3),  # two guesses, and what follows them
+        ([5, 9], 1, 2),
+        ([9], 0, 1),
+        ([5, 2], 2, 2),  # the second guess is the end of the generation: right, and nothing follows
+    ],
+    ids=["all right", "one right", "none right", "the end was guessed"],
+)
+def test_accepted_tokens_are_counted(drawn, accepted, tokens):
+    scheduler, sequence = new_scheduler(), new_sequence([1, 2, 3], output=8)
+    sequence.eog_ids = frozenset({2})
+    scheduler.add(sequence)
+    scheduler.postprocess(scheduler.schedule(), [[4]])
+    sequence.draft_ids = [5, 2 if drawn[-1] == 2 else 6]
+    [entry] = batch = scheduler.schedule()
+    assert entry.num_accepted(drawn) == accepted
+    scheduler.postprocess(batch, [drawn])
+    assert (sequence.num_draft_tokens, sequence.num_accepted_draft_tokens) == (2, accepted)
+    assert sequence.num_output_tokens == 1 + tokens
+    assert (sequence.status is Status.FINISHED) == (drawn[-1] == 2)
 
 
 def test_another_vocabulary(tiny_path, tmp_path):

@@ -17,6 +17,7 @@ from densecore.kernels.sampling import (
     sample,
     sample_ref,
 )
+from densecore.kernels.sampling_passes import BLOCK
 from tests.sampling.drawing import NO_EDITS, OFF, TOLERANCE, assert_like_twin, draw
 
 finite = st.floats(-30, 30, width=32)
@@ -149,3 +150,13 @@ def test_penalties_keep_scores_finite():
     logits = [big, -big, 0.0]
     for chosen in (OFF._replace(repetition_penalty=1e-9), OFF._replace(repetition_penalty=100.0)):
         assert draw(logits, chosen, 0.5, edits, 2) == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_p": 0.9}, {"top_p": 0.9, "min_p": 0.01}], ids=str)
+def test_a_sample_of_the_vocabulary_that_misleads(changes):
+    """Most of the mass is in blocks that the guess of how it is spread does not see."""
+    logits = np.full(100 * BLOCK, -20.0)
+    logits[5] = 8.0  # in the first block, which is seen
+    logits[BLOCK : 2 * BLOCK] = np.linspace(3, 5, BLOCK)
+    logits[7 * BLOCK + 3 :: 2 * BLOCK] = 4.0
+    assert_like_twin(logits, OFF._replace(**changes))
