@@ -27,9 +27,10 @@ ALLOWED = {
     "async_stream": {"engine", "results"},
     "scoring": {"engine", "sampling"},
     "llm": {"async_stream", "pending", "results", "scoring", "engine", "models", "tokenizer", "gguf"},
+    "server": {"server", "llm"},
     "perplexity": {"llm"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
-    "cli": {"cli", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "kernels"},
+    "cli": {"cli", "server", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "kernels"},
 }
 OPEN_TO_ALL = {"exceptions", "config", "checks", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.
