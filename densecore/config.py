@@ -62,7 +62,7 @@ _NUMBERS = {
     "mirostat_eta": (0.0, 1.0),
 }
 _ABOVE = ("top_p", "typical_p", "repetition_penalty")
-_FLAGS = ("json_mode", "context_shift", "ignore_eos", "logprobs", "speculate")
+_FLAGS = ("json_mode", "context_shift", "ignore_eos", "logprobs", "speculate", "skip_special_tokens")
 
 
 def _cache_salt(value: Any) -> str | None:
@@ -116,6 +116,7 @@ class GenerationConfig:
     bad_words : texts, or lists of token ids, that are never completed.
     logprobs : return the logarithm of each token's probability, before anything above changes it.
     top_logprobs : return those of this many of the most probable tokens as well; needs logprobs.
+    skip_special_tokens : leave control tokens, such as those that begin a tool call, out of the text.
     logits_processors : functions ``(token_ids, logits) -> logits or None``, called in turn before anything else.
         `token_ids` is a list of prompt and output, `logits` (n_vocab,) float32, to change or to replace.
     """
@@ -160,6 +161,7 @@ class GenerationConfig:
     cache_salt: str | None = field(default=None, repr=False)
     speculate: bool = True
     lora: str | SequenceOf[str] | Mapping[str, float | None] | None = field(default=None, hash=False)
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {

@@ -15,24 +15,25 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from densecore.async_stream import AsyncTextStream, TextPiece
 from densecore.checks import integer
-from densecore.config import MAX_SEED, EngineConfig, GenerationConfig
+from densecore.config import MAX_SEED, MAX_TOP_LOGPROBS, EngineConfig, GenerationConfig
 from densecore.engine import Engine
 from densecore.engine.adapters import LoraAdapter
 from densecore.engine.logprobs import TokenLogprob
-from densecore.engine.sequence import Event, TextDelta
 from densecore.exceptions import InvalidConfigError, ModelLoadError, UnsupportedFeatureError
 from densecore.gguf import GGUFFile
 from densecore.hub import fetch_model
 from densecore.models import load_model
 from densecore.pending import PendingResult, run_all
 from densecore.results import GenerationResult, TextStream, drain, result_of
+from densecore.scoring import score_tokens
 from densecore.tokenizer import ChatTemplate, Tokenizer
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["DenseCore", "GenerationResult", "TextStream", "TokenLogprob"]
+__all__ = ["AsyncTextStream", "DenseCore", "GenerationResult", "TextPiece", "TextStream", "TokenLogprob"]
 
 MAX_ANSWERS = 128  # as in the OpenAI API
 
@@ -225,22 +226,19 @@ class DenseCore:
 
     async def stream_async(self, prompt: str | SequenceOf[int], **kwargs: Any) -> AsyncIterator[str]:
         """As `stream`, for asyncio: computing does not block the event loop."""
-        config = _generation_config(kwargs.pop("config", None), kwargs)
-        prompt_ids = self._prompt_ids(prompt)
-        if config.structure:  # compile the grammar where it blocks nobody; it is kept for `submit`
-            await asyncio.to_thread(self._engine.samplers.constraint, config)
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        config = kwargs.pop("config", None)
+        async with await self.open_stream(prompt, config, **kwargs) as stream:
+            async for piece in stream:
+                yield piece.text
 
-        def emit(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+    async def open_stream(
+        self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
+    ) -> AsyncTextStream:
+        """As `stream_async`, with log-probabilities beside the text, and a result at the end.
 
-        sequence = self._engine.submit(prompt_ids, config, emit)
-        try:
-            while isinstance(event := await events.get(), TextDelta):
-                yield event.text
-            result_of(event, "")
-        finally:
-            self._engine.abort(sequence)
+        The request has been accepted when this returns: what is wrong with it was raised.
+        """
+        return await AsyncTextStream.open(self._engine, self._prompt_ids(prompt), _generation_config(config, options))
 
     def chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         """The assistant's answer to a conversation, put together by the model's own chat template.
@@ -255,14 +253,23 @@ class DenseCore:
 
     def stream_chat(self, messages: list[dict[str, Any]], **kwargs: Any) -> TextStream:
         """As `chat`, as a stream of text."""
-        config = _generation_config(kwargs.pop("config", None), kwargs)
-        if self._template.is_fallback:  # ChatML's end of a turn is plain text for a model that was not trained on it
-            config = dataclasses.replace(config, stop_sequences=[*(config.stop_sequences or ()), "<|im_end|>"])
+        config = self.chat_config(_generation_config(kwargs.pop("config", None), kwargs))
         return self._stream(self._prompt_ids(self.apply_chat_template(messages)), config, {})
+
+    def chat_config(self, config: GenerationConfig) -> GenerationConfig:
+        """`config` with what ends a turn: without a template of its own a model sees ChatML's marks as plain text."""
+        if not self._template.is_fallback:
+            return config
+        return dataclasses.replace(config, stop_sequences=[*(config.stop_sequences or ()), "<|im_end|>"])
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """The prompt that `chat` makes of a conversation; ChatML where the model has no template."""
         return self._template.render(messages, **variables)
+
+    @property
+    def chat_template(self) -> str:
+        """Source of the template, in Jinja."""
+        return self._template.source
 
     def save_cache(
         self,
@@ -357,7 +364,29 @@ class DenseCore:
             raise InvalidConfigError(f"{ids.size} tokens are more than the context of {self._engine.max_model_len}")
         return self._engine.forward(ids, hooks, lora)
 
+    def score(
+        self, prompt: str | SequenceOf[int], top_logprobs: int = 0, lora: Any = None
+    ) -> list[TokenLogprob | None]:
+        """Log-probability of each token of `prompt` after those before it; None for the first.
+
+        top_logprobs : how many of the most probable tokens to tell beside each
+        lora : adapters, as in `GenerationConfig`
+
+        Raises
+        ------
+        InvalidConfigError
+            No tokens, too many, or ids out of range.
+        """
+        ids = self.prompt_tokens(prompt)
+        if len(ids) > self._engine.max_model_len:
+            raise InvalidConfigError(f"{len(ids)} tokens are more than the context of {self._engine.max_model_len}")
+        return score_tokens(self._engine, ids, integer("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS), lora)
+
     # ------------------------------------------------------------------ tokens
+
+    def prompt_tokens(self, prompt: str | SequenceOf[int]) -> list[int]:
+        """The tokens that `generate` continues for `prompt`: with the model's BOS before a text; ids as they are."""
+        return self._prompt_ids(prompt)
 
     @property
     def tokenizer(self) -> Tokenizer:

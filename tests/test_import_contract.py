@@ -24,10 +24,13 @@ ALLOWED = {
     "engine": {"engine", "precompile", "models", "sampling", "tokenizer", "kernels"},
     "pending": {"engine"},
     "results": {"engine"},
-    "llm": {"pending", "results", "engine", "models", "tokenizer", "gguf", "hub"},
+    "async_stream": {"engine", "results"},
+    "scoring": {"engine", "sampling"},
+    "llm": {"async_stream", "pending", "results", "scoring", "engine", "models", "tokenizer", "gguf", "hub"},
+    "server": {"server", "llm"},
     "perplexity": {"llm"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
-    "cli": {"cli", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
+    "cli": {"cli", "server", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
 }
 OPEN_TO_ALL = {"exceptions", "config", "checks", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.

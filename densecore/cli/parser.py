@@ -15,13 +15,28 @@ from densecore.cli.failures import one_line, say
 
 __all__ = ["VERBS", "Parser", "add_verb", "build_parser", "parse", "wrong_usage"]
 
-VERBS = ("run", "chat", "info", "tokenize", "perplexity", "bench", "warmup", "pull", "list", "rm", "env", "version")
+VERBS = (
+    "run",
+    "chat",
+    "serve",
+    "info",
+    "tokenize",
+    "perplexity",
+    "bench",
+    "warmup",
+    "pull",
+    "list",
+    "rm",
+    "env",
+    "version",
+)
 
 EPILOG = """\
 examples:
   densecore run "import os"                     continue a text with the built-in model
   densecore chat --model qwen2.5-0.5b-q8_0.gguf talk to a model
   densecore chat -m owner/name:Q4_K_M           the same, downloaded from the Hugging Face Hub
+  densecore serve --model model.gguf            serve it to clients of OpenAI's API
   densecore info model.gguf                     what is in a file, and how much memory it takes
   densecore VERB --help                         arguments and examples of a verb
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from itertools import accumulate
 from pathlib import Path
@@ -39,6 +39,7 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("densecore")
 
+PIECE_TOKENS = 64  # of `forward_pieces`: logits of more would take much memory, and hold up requests
 KV_MEMORY_FRACTION = 0.5  # of the memory that is available when the engine starts
 ELEMENT_BYTES = {"f16": 2, "f32": 4}
 
@@ -117,6 +118,18 @@ class Engine:
         """
         self._check_open()
         return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks, self.adapters.resolve(lora)))
+
+    def forward_pieces(self, token_ids: np.ndarray, lora: Any = None) -> Iterator[np.ndarray]:
+        """As `forward`, piece by piece: logits (num_tokens of the piece, n_vocab), in whose breaks requests go on."""
+        self._check_open()
+        pieces = self.runner.pieces(token_ids, PIECE_TOKENS, adapters=self.adapters.resolve(lora))
+
+        def next_piece() -> np.ndarray | None:
+            piece = next(pieces, None)
+            return None if piece is None else piece.copy()
+
+        while (piece := kernel_thread.call(next_piece)) is not None:
+            yield piece
 
     def save_cache(
         self,
@@ -197,7 +210,9 @@ class Engine:
     ) -> Sequence:
         room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
         sampler = self.samplers.create(config, prompt_ids)
-        detokenizer = self.tokenizer.detokenizer(prompt_ids, keep_first_space=config.structure is not None)
+        detokenizer = self.tokenizer.detokenizer(
+            prompt_ids, skip_special=config.skip_special_tokens, keep_first_space=config.structure is not None
+        )
         return Sequence(
             prompt_ids=prompt_ids,
             config=config,

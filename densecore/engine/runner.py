@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
@@ -53,15 +53,30 @@ class Runner:
         Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
         """
         checked = Hooks(hooks, self.model.config.n_layers) if hooks else None
-        num_tokens, block_size = token_ids.size, self.config.block_size
-        num_blocks = -(-num_tokens // block_size)
-        cache = KVCache(self.model.config, num_blocks, block_size, self.config.kv_cache_dtype)
-        logits = np.empty((num_tokens, self.model.config.n_vocab), np.float32)
-        chunk = num_tokens if checked else self.config.max_num_batched_tokens
-        for first in range(0, num_tokens, chunk):
+        logits = np.empty((token_ids.size, self.model.config.n_vocab), np.float32)
+        chunk = token_ids.size if checked else self.config.max_num_batched_tokens
+        first = 0
+        for piece in self.pieces(token_ids, chunk, checked, adapters):
+            logits[first : first + len(piece)] = piece
+            first += len(piece)
+        return logits
+
+    def pieces(
+        self,
+        token_ids: np.ndarray,
+        chunk: int,
+        hooks: Hooks | None = None,
+        adapters: tuple[AdapterUse, ...] = (),
+    ) -> Iterator[np.ndarray]:
+        """Logits (up to `chunk`, n_vocab) of one piece of a sequence after the other, with a cache of its own.
+
+        Each is a buffer that the next run overwrites.
+        """
+        num_blocks = -(-token_ids.size // self.config.block_size)
+        cache = KVCache(self.model.config, num_blocks, self.config.block_size, self.config.kv_cache_dtype)
+        for first in range(0, token_ids.size, chunk):
             part = token_ids[first : first + chunk]
-            batch = Batch.contiguous(part, first, num_blocks, block_size)
+            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size)
             if adapters:
                 batch = batch.with_adapters(*self.model.adapters.columns([adapters], [part.size]))
-            logits[first : first + part.size] = self.model.forward(batch, cache, self.workers.apply(), checked)
-        return logits
+            yield self.model.forward(batch, cache, self.workers.apply(), hooks)

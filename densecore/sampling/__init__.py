@@ -3,8 +3,17 @@
 from densecore.sampling.batch import sample_batch
 from densecore.sampling.constraint import Constraint
 from densecore.sampling.grammar import GrammarCompiler, TokenTable
-from densecore.sampling.logprobs import TokenLogprobs
+from densecore.sampling.logprobs import TokenLogprobs, log_probabilities
 from densecore.sampling.restrictions import Vocabulary
 from densecore.sampling.sampler import Sampler
 
-__all__ = ["Constraint", "GrammarCompiler", "Sampler", "TokenLogprobs", "TokenTable", "Vocabulary", "sample_batch"]
+__all__ = [
+    "Constraint",
+    "GrammarCompiler",
+    "Sampler",
+    "TokenLogprobs",
+    "TokenTable",
+    "Vocabulary",
+    "log_probabilities",
+    "sample_batch",
+]

@@ -49,7 +49,7 @@ def commands(name: str) -> list[str]:
     return [re.split(r" [|<>] |\s+\(", line or inline)[0] for line, inline in found]
 
 
-@pytest.mark.parametrize("command", [*commands("CLI.md"), *commands("NUMA_OPTIMIZATION.md")])
+@pytest.mark.parametrize("command", [*commands("CLI.md"), *commands("NUMA_OPTIMIZATION.md"), *commands("SERVER.md")])
 def test_commands_are_understood(command: str) -> None:
     assert parse(shlex.split(command, comments=True)[1:]).verb in VERBS
 

@@ -23,7 +23,7 @@ from densecore.exceptions import (
 )
 from tests.conftest import shared_path
 from tests.engine.waiting import wait_until_idle
-from tests.gguf_factory import make_model
+from tests.gguf_factory import llama_vocabulary, make_model
 
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
 
@@ -313,3 +313,49 @@ class TestBuiltIn:
         assert metrics["total_tokens_generated"] >= 4
         names = {re.sub(r"_p(50|95|99)$", "", name) for name in metrics}
         assert all(f"``{name}``" in DenseCore.get_metrics.__doc__ for name in names)
+
+
+class TestOpenStream:
+    def test_pieces_logprobs_and_result(self, builtin):
+        async def collect():
+            async with await builtin.open_stream("import os", max_tokens=12, logprobs=True, **GREEDY) as stream:
+                return [piece async for piece in stream], stream.result
+
+        pieces, result = asyncio.run(collect())
+        expected = builtin.complete("import os", max_tokens=12, logprobs=True, **GREEDY)
+        assert "".join(piece.text for piece in pieces) == result.text == expected.text
+        assert result.logprobs == expected.logprobs
+        assert [entry for piece in pieces for entry in piece.logprobs] == result.logprobs[: len(expected.logprobs)]
+
+    def test_mistakes_are_raised_where_it_is_opened(self, builtin):
+        async def open_it(**options):
+            await builtin.open_stream("import os", **options)
+
+        with pytest.raises(InvalidConfigError, match="grammar cannot be used"):
+            asyncio.run(open_it(grammar="start: ("))
+        with pytest.raises(InvalidConfigError, match="unknown argument"):
+            asyncio.run(open_it(max_token=3))
+
+    def test_leaving_it_ends_the_request(self, tiny):
+        async def leave():
+            async with await tiny.open_stream("ab", max_tokens=200, logit_bias={2: -100}) as stream:
+                await anext(stream)
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+        asyncio.run(leave())
+        wait_until_idle(tiny)
+
+
+def test_control_tokens_show_if_asked_for(tmp_path):
+    vocabulary = llama_vocabulary()
+    control = len(vocabulary["tokenizer.ggml.tokens"])
+    for key, value in (("tokens", "[TOOL_CALLS]"), ("scores", 0.0), ("token_type", 3)):
+        values = vocabulary[f"tokenizer.ggml.{key}"]
+        longer = [*values, value]
+        vocabulary[f"tokenizer.ggml.{key}"] = longer if key == "tokens" else np.array(longer, values.dtype)
+    with DenseCore(make_model(tmp_path / "m.gguf", n_layers=1, vocab=vocabulary)) as model:
+        options = {"max_tokens": 2, "logit_bias": {control: 100}} | GREEDY
+        assert model.complete("ab", **options).token_ids == [control] * 2
+        assert model.generate("ab", **options) == ""
+        assert model.generate("ab", skip_special_tokens=False, **options) == "[TOOL_CALLS]" * 2

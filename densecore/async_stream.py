@@ -1,0 +1,93 @@
+"""A running request for asyncio: its text piece by piece, with what is known about each piece."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from densecore.config import GenerationConfig
+from densecore.engine import Engine
+from densecore.engine.logprobs import TokenLogprob, describe
+from densecore.engine.sequence import Event, TextDelta
+from densecore.results import GenerationResult, result_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["AsyncTextStream", "TextPiece"]
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """New text, never empty, and with ``logprobs=True`` the tokens since the piece before."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class AsyncTextStream(AsyncIterator[TextPiece]):
+    """Pieces of a request's text as they come; computing does not block the event loop.
+
+    ::
+
+        async with await model.open_stream("Once upon a time", max_tokens=20) as stream:
+            async for piece in stream:
+                print(piece.text)
+            print(stream.result.usage)
+
+    `result` is the `GenerationResult` once the stream has ended, None before. Leaving the context, or dropping the
+    stream, ends the request.
+    """
+
+    @classmethod
+    async def open(cls, engine: Engine, prompt_ids: SequenceOf[int], config: GenerationConfig) -> Self:
+        """Start a request; a grammar is compiled first, where it blocks nobody."""
+        if config.structure:
+            await asyncio.to_thread(engine.samplers.constraint, config)  # it is kept for `submit`
+        return cls(engine, prompt_ids, config)
+
+    def __init__(self, engine: Engine, prompt_ids: SequenceOf[int], config: GenerationConfig) -> None:
+        self._engine = engine
+        self._describe = functools.partial(describe, tokenizer=engine.tokenizer)
+        self._wants_logprobs = config.logprobs
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[str] = []
+        self._ended = False
+        self.result: GenerationResult | None = None
+        self._sequence = engine.submit(prompt_ids, config, self._emit)
+
+    def _emit(self, event: Event) -> None:
+        """On the kernel thread. A loop that has ended raises here, which ends the request."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def __anext__(self) -> TextPiece:
+        if self._ended:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        if isinstance(event, TextDelta):
+            self._parts.append(event.text)
+            return TextPiece(event.text, tuple(self._describe(event.logprobs)))
+        self._ended = True
+        self.result = result_of(event, "".join(self._parts), self._describe if self._wants_logprobs else None)
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """End the request, if it is still running."""
+        if not self._ended:
+            self._ended = True
+            self._engine.abort(self._sequence)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_sequence") and not self._ended:
+            self._engine.abort(self._sequence)
