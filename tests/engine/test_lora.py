@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from densecore import DenseCore, GenerationConfig, InferenceError, InvalidConfigError, ModelLoadError
-from tests.engine.test_equal_alone import record_logits
+from tests.engine.random_requests import record_logits
 from tests.engine.waiting import wait_until_idle
 from tests.gguf_factory import make_model
 from tests.lora_factory import make_adapter, merge
