@@ -1,4 +1,4 @@
-"""Causal attention over a paged KV cache (see `kv_cache`), with grouped heads: prefill and decode by the same code.
+"""Causal attention over a paged KV cache (see `kv_layout`), with grouped heads: prefill and decode by the same code.
 
 Query head h reads the keys of head h // (n_heads / n_kv_heads). All query heads of one KV head, of all tokens of a
 piece of work, are rows of one small matrix, which meets the keys and values piece by piece: what is read once serves
@@ -23,7 +23,8 @@ import numpy as np
 from .attention_tile import CHUNK, SCORES, Buffers, Context, attend_chunk, state_size, state_width
 from .cache import inlined
 from .exp import exp2_f32
-from .kv_cache import cache_shapes, cache_width, read_keys, read_values, store_kv, store_kv_ref
+from .kv_cache import read_keys, read_values, store_kv, store_kv_ref
+from .kv_matrices import value_width
 from .plan import operation, piece, row_operation
 from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
@@ -33,8 +34,6 @@ __all__ = [
     "attention_pattern_ref",
     "attention_ref",
     "attention_scratch_shape",
-    "cache_shapes",
-    "cache_width",
     "merge_chunks",
     "read_keys",
     "read_values",
@@ -98,11 +97,11 @@ def attention_scratch_shape(q: np.ndarray, v_cache: np.ndarray, block_tables: np
     float32; 0 tokens if contexts are not split.
     """
     num_tokens, n_heads = q.shape[:2]
-    _, n_kv_heads, block_size, width = v_cache.shape
+    n_kv_heads, block_size = v_cache.shape[1:3]
     num_chunks = -(-block_tables.shape[1] * block_size // CHUNK)
     if num_chunks == 1 or num_tokens * n_kv_heads >= _ENOUGH_TASKS:
         num_tokens = 0
-    return num_tokens, n_heads, num_chunks, state_width(width)
+    return num_tokens, n_heads, num_chunks, state_width(value_width(v_cache))
 
 
 def _heads_per_task(n_kv_heads: int, num_parts: int) -> int:
@@ -240,7 +239,7 @@ def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, sc
     scale : float32, usually 1 / sqrt(head_dim)
     scratch : float32 of `attention_scratch_shape`; where it has tokens, `merge_chunks` must follow
     """
-    size = state_size(v_cache.shape[3])
+    size = state_size(value_width(v_cache))
     group = q.shape[1] // k_cache.shape[1]
     is_split = scratch.shape[0] > 0
     num_parts = scratch.shape[2] if is_split else 1

@@ -16,6 +16,7 @@ import numpy as np
 from .attention_products import multiply
 from .cache import inlined
 from .exp import exp2_f32x8
+from .kv_matrices import key_matrix, value_matrix, value_width
 from .simd import f32x8, load_f32x8, max_f32x8, maximum, store_f32, store_f32x8, sum_f32x8
 from .simd_products import matrix
 
@@ -66,20 +67,41 @@ def piece_end(context, position, last):
 
 
 @inlined
+def block_head(context, head, position):
+    """Where, counted in heads of blocks, the keys and values of a head lie in the block of `position`."""
+    block = context.block_tables[context.sequence, position // context.v_cache.shape[2]]
+    return block * context.v_cache.shape[1] + context.kv_head + head
+
+
+@inlined
 def keys_at(context, head, position):
     """Keys as a matrix (head_dim, positions) that begins with the vector in which `position` lies."""
-    cache, block_size = context.k_cache, context.v_cache.shape[2]
-    block = context.block_tables[context.sequence, position // block_size]
-    row = (block * cache.shape[1] + context.kv_head + head) * cache.shape[2]
-    return matrix(cache, row * cache.shape[3] + position % block_size // COLUMNS * COLUMNS, cache.shape[3])
+    cache = context.k_cache
+    start = block_head(context, head, position) * cache.shape[2] * cache.shape[3]
+    return key_matrix(cache, start, position % context.v_cache.shape[2] // COLUMNS * COLUMNS)
 
 
 @inlined
 def values_at(context, head, position):
     """Values as a matrix (positions, head_dim) that begins with `position`."""
     cache, block_size = context.v_cache, context.v_cache.shape[2]
-    block = context.block_tables[context.sequence, position // block_size]
-    row = (block * cache.shape[1] + context.kv_head + head) * block_size + position % block_size
+    row = block_head(context, head, position) * block_size + position % block_size
+    return value_matrix(cache, row * cache.shape[3])
+
+
+@inlined
+def near_keys(context, head, position):
+    """Where `keys_at` begins, in matrices of one type with `near_values`: to be asked for ahead of time."""
+    cache = context.k_cache
+    start = block_head(context, head, position) * cache.shape[2] * cache.shape[3]
+    return matrix(cache, start + position % context.v_cache.shape[2] // COLUMNS * COLUMNS, cache.shape[3])
+
+
+@inlined
+def near_values(context, head, position):
+    """Where `values_at` begins."""
+    cache, block_size = context.v_cache, context.v_cache.shape[2]
+    row = block_head(context, head, position) * block_size + position % block_size
     return matrix(cache, row * cache.shape[3], cache.shape[3])
 
 
@@ -99,9 +121,9 @@ def score_chunk(buffers, context, start, end, group, positions):
         columns = (before + behind - position + COLUMNS - 1) // COLUMNS * COLUMNS
         for head in range(context.num_heads):
             if behind < end:
-                ahead = keys_at(context, head, behind)
+                ahead = near_keys(context, head, behind)
             else:
-                ahead = values_at(context, head, start)
+                ahead = near_values(context, head, start)
             row = (head * num_tokens + token) * group
             rows, place = (num_tokens - token) * group, row * SCORES + BEFORE + position - start - before
             clear(buffers.scores, place, rows, columns)
@@ -152,7 +174,7 @@ def add_chunk(buffers, context, start, end, group, positions):
     Positions behind a token's own may hold another token's NaN, so values are added token by token where the tokens
     lie; tokens behind a piece take it whole.
     """
-    num_tokens, width = positions.size, context.v_cache.shape[3]
+    num_tokens, width = positions.size, value_width(context.v_cache)
     size = state_size(width)
     token, position = 0, start
     while position < end:
@@ -161,9 +183,9 @@ def add_chunk(buffers, context, start, end, group, positions):
         behind = piece_end(context, position, end)
         for head in range(context.num_heads):
             if behind < end:
-                ahead = values_at(context, head, behind)
+                ahead = near_values(context, head, behind)
             else:
-                ahead = keys_at(context, head, min(end, positions[-1]))
+                ahead = near_keys(context, head, min(end, positions[-1]))
             values = values_at(context, head, position)
             first = token
             while first < num_tokens:
@@ -181,7 +203,7 @@ def add_chunk(buffers, context, start, end, group, positions):
 def attend_chunk(buffers, context, start, group, positions):
     """All rows of a run of tokens over the chunk that begins at `start`."""
     end = min(start + CHUNK, positions[-1] + 1)
-    num_rows, width = buffers.scores.size // SCORES, context.v_cache.shape[3]
+    num_rows, width = buffers.scores.size // SCORES, value_width(context.v_cache)
     num_rows = min(num_rows, context.num_heads * positions.size * group)
     score_chunk(buffers, context, start, end, group, positions)
     weigh_chunk(buffers, num_rows, start, group, positions, state_size(width))

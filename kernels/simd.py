@@ -80,6 +80,7 @@ from .simd_memory import (
     store_f16x8,
     store_f32,
     store_f32x8,
+    store_i8,
     store_i8x8,
 )
 from .simd_rows import (
@@ -205,6 +206,7 @@ __all__ = [
     "store_f16x8",
     "store_f32",
     "store_f32x8",
+    "store_i8",
     "store_i8x8",
     "store_rows",
     "sum_f32x8",

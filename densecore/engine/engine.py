@@ -39,7 +39,6 @@ __all__ = ["Engine"]
 logger = logging.getLogger("densecore")
 
 KV_MEMORY_FRACTION = 0.5  # of the memory that is available when the engine starts
-ELEMENT_BYTES = {"f16": 2, "f32": 4}
 
 
 class Engine:
@@ -276,9 +275,8 @@ class Engine:
         wanted = config.max_model_len or trained
         if wanted > trained:
             raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
-        element_bytes = ELEMENT_BYTES[config.kv_cache_dtype]
-        token_bytes = sum(model.config.kv_bytes_per_token(element_bytes) for model in self.models)
-        block_bytes = config.block_size * token_bytes
+        block_size, dtype = config.block_size, config.kv_cache_dtype
+        block_bytes = sum(model.config.kv_block_bytes(block_size, dtype) for model in self.models)
         room, source = self._cache_room()
         affordable = room // block_bytes
         needed = -(-wanted // config.block_size)

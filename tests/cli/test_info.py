@@ -70,6 +70,7 @@ def test_memory_of_the_cache(cli: Cli, ctx_size: int | None, tokens: int) -> Non
     assert memory["ctx_size"] == (ctx_size or 256)
     assert memory["kv_cache_f16_bytes"] == 2 * 6 * 2 * 64 * tokens * 2
     assert memory["kv_cache_f32_bytes"] == 2 * 6 * 2 * 64 * tokens * 4
+    assert memory["kv_cache_q8_0_bytes"] == 2 * 6 * 2 * 64 * tokens * 34 // 32
 
 
 def test_announced_cache_is_the_one_allocated(cli: Cli) -> None:

@@ -119,6 +119,6 @@ def test_a_thousand_requests(alone, tight):
 
 def cache_bytes(path, num_tokens: int) -> int:
     """What so many tokens take in the cache."""
-    with DenseCore(path, max_num_seqs=1) as model:
+    with DenseCore(path, max_num_seqs=1, block_size=TIGHT["block_size"]) as model:
         metrics = model.get_metrics()
         return num_tokens * metrics["kv_cache_bytes"] // model.max_model_len
