@@ -64,7 +64,7 @@ def make_model(
 ) -> Path:
     """Writes a random model and returns the path to open (of its first part, if `n_parts` > 1).
 
-    * `arch`: ``llama``, ``qwen2`` (biases on q, k, v) or ``qwen3`` (norms on q and k);
+    * `arch`: ``llama``, ``qwen2`` (biases on q, k, v), ``qwen3`` (norms on q and k) or ``gemma2``;
     * `vocab`: ``llama`` or ``gpt2``, or metadata of your own with ``tokenizer.ggml.tokens``;
     * `tensor_type`: of the matrices; vectors stay F32. `tensor_types` maps name patterns (``*.attn_v.weight``)
       to other types. Sizes must be multiples of the type's block: 32, or 256 for K-quants;
@@ -109,7 +109,11 @@ def model_metadata(
     n_vocab: int,
 ) -> dict[str, Any]:
     """The metadata of a model without its vocabulary, as llama.cpp's converter writes it."""
-    return {
+    special: dict[str, Any] = {}
+    if arch == "gemma2":
+        special[f"{arch}.attention.sliding_window"] = 9
+        special |= {f"{arch}.attn_logit_softcapping": 2.5, f"{arch}.final_logit_softcapping": 4.0}
+    return special | {
         "general.architecture": arch,
         "general.name": f"tiny-{arch}-random",
         f"{arch}.context_length": max_len,
@@ -169,6 +173,8 @@ def model_tensors(
         if arch == "qwen2":
             for name, size in (("attn_q", q_dim), ("attn_k", kv_dim), ("attn_v", kv_dim)):
                 block[f"{name}.bias"] = rng.normal(0, 0.1, size).astype(np.float32)
+        if arch == "gemma2":
+            block |= {"post_attention_norm.weight": norm(dim), "post_ffw_norm.weight": norm(dim)}
         if arch == "qwen3":
             block |= {"attn_q_norm.weight": norm(head_dim), "attn_k_norm.weight": norm(head_dim)}
         tensors |= {f"blk.{layer}.{name}": values for name, values in block.items()}

@@ -7,6 +7,7 @@ from densecore.gguf import GGUFFile
 from densecore.models.base import Model
 from densecore.models.batch import Batch, KVCache, slots
 from densecore.models.config import ModelConfig
+from densecore.models.gemma2 import Gemma2
 from densecore.models.hooks import Hooks
 from densecore.models.llama import Llama
 from densecore.models.qwen2 import Qwen2
@@ -14,7 +15,7 @@ from densecore.models.qwen3 import Qwen3
 
 __all__ = ["ARCHITECTURES", "Batch", "Hooks", "KVCache", "Model", "ModelConfig", "load_model", "slots"]
 
-ARCHITECTURES: dict[str, type[Model]] = {"llama": Llama, "qwen2": Qwen2, "qwen3": Qwen3}
+ARCHITECTURES: dict[str, type[Model]] = {"gemma2": Gemma2, "llama": Llama, "qwen2": Qwen2, "qwen3": Qwen3}
 
 
 def load_model(file: GGUFFile) -> Model:

@@ -22,11 +22,12 @@ def normal(*shape: int) -> np.ndarray:
 class Paged:
     """Sequences in a paged cache whose blocks are shuffled, with a query at each position."""
 
-    def __init__(self, dtype, head_dim, lengths=(67, 33), block_size=5, n_kv_heads=2, n_heads=6):
+    def __init__(self, dtype, head_dim, lengths=(67, 33), block_size=5, n_kv_heads=2, n_heads=6, window=0, cap=0.0):
         counts = [-(-n // block_size) for n in lengths]
         num_blocks = sum(counts) + 1
         k_shape, v_shape = cache_shapes(num_blocks, n_kv_heads, block_size, head_dim, dtype)
         self.block_size, self.scale = block_size, np.float32(head_dim**-0.5)
+        self.window, self.cap = window, np.float32(cap)
         self.k_cache, self.v_cache = np.zeros(k_shape, dtype), np.zeros(v_shape, dtype)
         self.tables = np.zeros((len(lengths), max(counts)), np.int32)
         blocks = iter(RNG.permutation(np.arange(1, num_blocks)))
@@ -61,8 +62,9 @@ class Paged:
         scratch = np.full(attention.attention_scratch_shape(q, self.v_cache, tables), 77, np.float32)
         plan = Plan()
         caches = self.k_cache, self.v_cache
-        plan.add(attention.attention, q, *caches, tables, self.seq_index[tokens], positions, self.scale, scratch, out)
-        plan.add(attention.merge_chunks, scratch, positions, out)
+        settings = self.scale, self.window, self.cap
+        plan.add(attention.attention, q, *caches, tables, self.seq_index[tokens], positions, *settings, scratch, out)
+        plan.add(attention.merge_chunks, scratch, positions, self.window, out)
         plan.run(workers)
         return out
 
@@ -71,7 +73,7 @@ class Paged:
         q = self.q[tokens].astype(np.float64)
         sequences, positions = self.seq_index[tokens], self.positions[tokens]
         out = np.empty_like(q)
-        arguments = self.k_cache, self.v_cache, self.tables, sequences, positions, self.scale
+        arguments = self.k_cache, self.v_cache, self.tables, sequences, positions, self.scale, self.window, self.cap
         attention.attention_ref(q, *arguments, out)
         return out
 
@@ -255,3 +257,61 @@ def test_scratch_only_where_contexts_are_split():
     assert attention.attention_scratch_shape(q, cache, tables) == (1, 14, 4096 // CHUNK, 72)
     assert attention.attention_scratch_shape(q, cache, tables[:, :8])[0] == 0
     assert attention.attention_scratch_shape(np.repeat(q, 64, 0), cache, tables)[0] == 0
+
+
+@pytest.mark.parametrize("cap", [0.0, 1.5], ids=["", "capped"])
+@pytest.mark.parametrize("window", [1, 7, 32, 100, 511, 512, 513, 700])
+def test_windows(dtype, window, cap):
+    """However the work is cut, and the same bits where it is cut elsewhere."""
+    length = 2 * CHUNK + 40
+    paged = Paged(dtype, 24, lengths=(length,), block_size=16, window=window, cap=cap).store()
+    every = np.arange(length)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=1e-5)
+    for size in (7, 300):
+        parts = [paged.attend(every[first : first + size]) for first in range(0, length, size)]
+        assert np.array_equal(np.concatenate(parts), whole)
+    for token in np.union1d(edges(length), edges(length - window) + window):
+        assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+
+
+@pytest.mark.parametrize("block_size", [1, 15, 40, 1024])
+def test_windows_and_sizes_of_blocks(dtype, block_size):
+    paged = Paged(dtype, 24, lengths=(CHUNK + 90, 77), block_size=block_size, window=60).store()
+    every = np.arange(CHUNK + 90 + 77)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=1e-5)
+    for token in (0, 59, 60, 61, CHUNK - 1, CHUNK, CHUNK + 59, CHUNK + 60, CHUNK + 89, CHUNK + 150):
+        assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+
+
+def test_a_window_as_long_as_the_context_is_none(dtype):
+    paged = Paged(dtype, 64, lengths=(600,), block_size=32).store()
+    every = np.arange(600)
+    whole = paged.attend(every)
+    paged.window = 600
+    assert np.array_equal(paged.attend(every), whole)
+    paged.window = 599
+    assert np.array_equal(paged.attend(every)[:599], whole[:599])
+    assert not np.array_equal(paged.attend(every), whole)
+
+
+@pytest.mark.parametrize("tokens", [[620], range(600, 621), range(560, 621)], ids=["one", "several", "many"])
+def test_nothing_before_a_window_is_read(dtype, tokens):
+    paged = Paged(dtype, 16, lengths=(621,), window=50).store()
+    tokens = np.array(tokens)
+    out = paged.attend(tokens)
+    paged.poison(paged.slots[: tokens[0] - 49])
+    assert np.array_equal(paged.attend(tokens), out)
+
+
+def test_a_cap(dtype):
+    """Far above all scores it changes next to nothing; far below it makes weights equal."""
+    paged = Paged(dtype, 64).store()
+    every = np.arange(100)
+    free = paged.attend(every)
+    paged.cap = np.float32(1e4)
+    assert np.allclose(paged.attend(every), free, rtol=1e-3, atol=1e-3)
+    paged.cap = np.float32(1e-4)
+    mean = paged.v[:67].mean(0).repeat(3, axis=0)
+    assert np.allclose(paged.attend(np.array([66]))[0], mean, atol=2e-2 if dtype == np.int8 else 2e-3)
