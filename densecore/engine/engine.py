@@ -67,6 +67,8 @@ class Engine:
         for runner in [self.runner] if self.draft is None else [self.runner, self.draft.runner]:
             if runner.workers.places_memory:
                 kernel_thread.call(runner.place_memory)
+            if config.preallocate_kv_cache:
+                kernel_thread.call(runner.cache.take_memory)
         self.metrics = Metrics()
         self.closed = False
         self._inbox: deque[Sequence] = deque()  # submitted, not seen by the scheduler yet

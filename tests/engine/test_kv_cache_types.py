@@ -1,10 +1,12 @@
-"""A KV cache of Q8_0 in all that an engine does with one, and what it costs in quality."""
+"""The KV cache: Q8_0 in all that an engine does with one, what it costs in quality; and when memory is taken."""
 
 from __future__ import annotations
 
+import gc
 import json
 
 import numpy as np
+import psutil
 import pytest
 
 from densecore import DenseCore
@@ -104,6 +106,23 @@ def perplexity(dtype: str) -> float:
 
 def test_perplexity_is_that_of_f16():
     assert perplexity("q8_0") == pytest.approx(perplexity("f16"), rel=1e-3)
+
+
+@pytest.mark.parametrize("with_draft", [False, True], ids=["", "draft"])
+@pytest.mark.parametrize("preallocates", [False, True])
+def test_resident_memory(tmp_path, preallocates, with_draft):
+    """A cache of 128 MiB, or two, is in memory from the start, or hardly at all."""
+    path = make_model(tmp_path / "m.gguf", n_layers=1)
+    options = {"draft_model_path": path} if with_draft else {}
+    with DenseCore(path):  # what the first engine of a process takes
+        gc.collect()  # caches of earlier tests
+        before = psutil.Process().memory_info().rss
+    with DenseCore(path, max_num_seqs=4096, preallocate_kv_cache=preallocates, **options) as model:
+        cache_bytes = model.get_metrics()["kv_cache_bytes"]
+        taken = psutil.Process().memory_info().rss - before
+        assert cache_bytes == (1 + with_draft) * 4096 * 256 * 128
+        assert abs(taken - preallocates * cache_bytes) < 0.2 * cache_bytes
+        assert len(tokens(model, PROMPT)) == 20
 
 
 def test_command_line(capsys):
