@@ -1,4 +1,4 @@
-"""The forward pass of the llama family and of Gemma 2 in float64 numpy, written from the papers.
+"""The forward pass of the llama family, Gemma 2 and Phi-3 in float64 numpy, written from the papers.
 
 An oracle that shares no code. Weights are dequantized by the ``gguf`` package; nothing of ``densecore`` is imported.
 """
@@ -24,6 +24,18 @@ class Reference:
             .astype(np.float64)
             for tensor in reader.tensors
         }
+        self.split("attn_qkv", "attn_q", "attn_k", "attn_v")
+        if self.arch == "phi3":
+            self.split("ffn_up", "ffn_gate", "ffn_up")
+
+    def split(self, fused: str, *names: str) -> None:
+        """Give matrices that lie one below the other their names."""
+        kv_dim = int(self.get("attention.head_count_kv") * self.get("attention.key_length"))
+        for name in [name for name in self.weights if name.endswith(f"{fused}.weight")]:
+            whole, prefix = self.weights.pop(name), name.removesuffix(f"{fused}.weight")
+            ends = [len(whole) - 2 * kv_dim, len(whole) - kv_dim] if len(names) == 3 else [len(whole) // 2]
+            parts = np.split(whole, ends)
+            self.weights |= {f"{prefix}{part}.weight": rows for part, rows in zip(names, parts, strict=True)}
 
     def get(self, key: str, default: float | None = None) -> float:
         value = self.metadata.get(f"{self.arch}.{key}", default)
@@ -72,7 +84,7 @@ class Reference:
                 cap = self.get("attn_logit_softcapping")
                 scores = np.tanh(scores / cap) * cap
             scores[np.triu_indices(num_tokens, 1)] = -np.inf
-            if self.arch == "gemma2" and int(prefix.removeprefix("blk.")) % 2 == 0:
+            if self.arch == "phi3" or (self.arch == "gemma2" and int(prefix.removeprefix("blk.")) % 2 == 0):
                 scores[np.tril_indices(num_tokens, -int(self.get("attention.sliding_window")))] = -np.inf
             weights = np.exp(scores - scores.max(1, keepdims=True))
             out[:, head] = weights / weights.sum(1, keepdims=True) @ v[:, group]
