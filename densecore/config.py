@@ -16,7 +16,7 @@ from densecore.exceptions import InvalidConfigError
 
 __all__ = ["KV_CACHE_DTYPES", "PINNING_POLICIES", "SPECULATIONS", "STRUCTURES", "EngineConfig", "GenerationConfig"]
 
-KV_CACHE_DTYPES = ("f16", "f32")
+KV_CACHE_DTYPES = ("f16", "f32", "q8_0")
 SPECULATIONS = ("prompt-lookup",)
 PINNING_POLICIES = ("scatter", "compact", "off")  # the first two are numbers 0 and 1 of the C API
 
@@ -247,9 +247,11 @@ class EngineConfig:
         that decode chunks are shorter, so that those keep their pace.
     max_num_waiting : requests that wait for their turn; one more is refused with `QueueFullError`.
     block_size : tokens in a block of the KV cache; multiples of 16 leave no room unused, and 32 is fastest.
-    kv_cache_dtype : `f16` or `f32`.
+    kv_cache_dtype : `f16`, `f32`, or `q8_0`, which takes half of the memory of `f16` and changes results a little.
     kv_cache_bytes : memory for the KV cache at most; None takes half of what is available, or less if that is enough
         for `max_num_seqs` sequences of full length.
+    preallocate_kv_cache : take that memory from the system at once, not as it is first used: too little of it shows at
+        the start then, and no request waits for pages.
     prefix_caching : use again what the cache holds of earlier prompts and outputs.
     speculation : `prompt-lookup` guesses tokens from what followed the last ones earlier in the text, and verifies
         several at once; None does so only with a draft model. It rests while it loses time.
@@ -266,6 +268,7 @@ class EngineConfig:
     block_size: int = 32
     kv_cache_dtype: str = "f16"
     kv_cache_bytes: int | None = None
+    preallocate_kv_cache: bool = False
     prefix_caching: bool = True
     speculation: str | None = None
     num_speculative_tokens: int = 4
@@ -279,8 +282,9 @@ class EngineConfig:
         integer("block_size", self.block_size, 1, 1024)
         if self.kv_cache_bytes is not None:
             integer("kv_cache_bytes", self.kv_cache_bytes, 1, MAX_BYTES)
-        if not isinstance(self.prefix_caching, bool):
-            raise InvalidConfigError(f"prefix_caching must be True or False, not {self.prefix_caching!r}")
+        for name in ("preallocate_kv_cache", "prefix_caching"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         integer("num_speculative_tokens", self.num_speculative_tokens, 1, 64)
         if self.speculation is not None and self.speculation not in SPECULATIONS:
             raise InvalidConfigError(

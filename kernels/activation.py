@@ -1,12 +1,13 @@
-"""Simple kernels over rows: SwiGLU, residual and bias additions, picking rows."""
+"""Simple kernels over rows: gated activations, soft caps, residual and bias additions, picking rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .exp import exp_f32x8
+from .cache import inlined
+from .exp import exp_f32x8, tanh_f32x8
 from .plan import operation, piece, row_operation
-from .simd import f32x8, load_f32, load_f32x8, store_f32x8
+from .simd import f32x8, fma, load_f32, load_f32x8, store_f32x8
 
 
 def swiglu_ref(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:
@@ -30,6 +31,67 @@ def swiglu(gate, up, out, first, last):
             g = f32x8(gate[row, k])
             silu = g / (one + exp_f32x8(f32x8(0.0) - g))
             out[row, k] = silu[0] * up[row, k]
+
+
+_CUBIC = np.float32(0.044715)
+_GELU = np.float32(2 * np.sqrt(2 / np.pi))
+
+
+def geglu_ref(gate: np.ndarray, up: np.ndarray, out: np.ndarray) -> None:
+    """out = gelu(gate) * up (Shazeer 2020), with gelu by tanh (Hendrycks and Gimpel 2016):
+
+    gelu(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+    """
+    out[:] = gate / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
+
+
+@inlined
+def gelu_f32x8(x):
+    """x / (1 + exp(-2 u)), which is x / 2 (1 + tanh(u)) without a difference of like numbers."""
+    u = x * fma(x * x, f32x8(_CUBIC), f32x8(1.0)) * _GELU
+    return x / (exp_f32x8(f32x8(0.0) - u) + np.float32(1))
+
+
+@row_operation(twin=geglu_ref, elements=1024)
+def geglu(gate, up, out, first, last):
+    """out (rows, n) = gelu(gate) * up, with gelu by tanh; float32, `out` may be `gate`."""
+    n = gate.shape[1]
+    whole = n // 8 * 8
+    for row in range(first, last):
+        for k in range(0, whole, 8):
+            store_f32x8(out, row * n + k, gelu_f32x8(load_f32x8(gate, row * n + k)) * load_f32x8(up, row * n + k))
+        for k in range(whole, n):
+            out[row, k] = gelu_f32x8(f32x8(gate[row, k]))[0] * up[row, k]
+
+
+def soft_cap_ref(x: np.ndarray, cap: float) -> None:
+    """x = cap tanh(x / cap) (Bello et al. 2016; Gemma 2)."""
+    x[:] = cap * np.tanh(x / cap)
+
+
+@row_operation(twin=soft_cap_ref)
+def soft_cap(x, cap, first, last):
+    """x (rows, n) = cap tanh(x / cap), between -cap and cap."""
+    n = x.shape[1]
+    whole = n // 8 * 8
+    for row in range(first, last):
+        for k in range(0, whole, 8):
+            store_f32x8(x, row * n + k, tanh_f32x8(load_f32x8(x, row * n + k) / cap) * cap)
+        for k in range(whole, n):
+            x[row, k] = tanh_f32x8(f32x8(x[row, k] / cap))[0] * cap
+
+
+def scale_ref(x: np.ndarray, factor: float) -> None:
+    """x *= factor."""
+    x *= factor
+
+
+@row_operation(twin=scale_ref)
+def scale(x, factor, first, last):
+    """x (rows, n) *= factor."""
+    for row in range(first, last):
+        for k in range(x.shape[1]):
+            x[row, k] *= factor
 
 
 def add_ref(x: np.ndarray, y: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Causal attention over a paged KV cache (see `kv_cache`), with grouped heads: prefill and decode by the same code.
+"""Causal attention over a paged KV cache (see `kv_layout`), with grouped heads: prefill and decode by the same code.
 
 Query head h reads the keys of head h // (n_heads / n_kv_heads). All query heads of one KV head, of all tokens of a
 piece of work, are rows of one small matrix, which meets the keys and values piece by piece: what is read once serves
@@ -12,6 +12,9 @@ how prompts are cut into batches, on company, or on the number of threads:
 2. Chunks are merged in ascending order, beginning with (-inf, 0, 0): both sides are brought to the common maximum.
 3. The output is o / l.
 
+With a *window* a token sees the last positions only, itself included; what no token of a piece of work sees is not
+touched. With a *cap* a score s becomes cap tanh(s / cap) before the softmax.
+
 With many tokens a task goes through all chunks of its tokens. With few (decode), a task does one chunk and leaves its
 (m, l, o) in `scratch`, so that a long context keeps all threads busy, and `merge_chunks` does the rest.
 """
@@ -20,10 +23,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .attention_tile import CHUNK, SCORES, Buffers, Context, attend_chunk, state_size, state_width
+from .attention_tile import CHUNK, SCORES, Buffers, Context, attend_chunk, first_seen, state_size, state_width
 from .cache import inlined
 from .exp import exp2_f32
-from .kv_cache import cache_shapes, cache_width, read_keys, read_values, store_kv, store_kv_ref
+from .kv_cache import read_keys, read_values, store_kv, store_kv_ref
+from .kv_matrices import value_width
 from .plan import operation, piece, row_operation
 from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
@@ -33,8 +37,6 @@ __all__ = [
     "attention_pattern_ref",
     "attention_ref",
     "attention_scratch_shape",
-    "cache_shapes",
-    "cache_width",
     "merge_chunks",
     "read_keys",
     "read_values",
@@ -51,16 +53,22 @@ _ENOUGH_CHUNKS = 16  # tasks from which on a task takes several KV heads, which 
 # ------------------------------------------------------------------------ twins
 
 
-def attention_pattern_ref(q, k_cache, block_table, positions, scale, block_size: int) -> np.ndarray:
+def attention_pattern_ref(
+    q, k_cache, block_table, positions, scale, block_size: int, window: int = 0, cap: float = 0.0
+) -> np.ndarray:
     """Softmax weights (n_heads, num_tokens, length) of one sequence's tokens over its positions 0 .. length - 1.
 
     q : (num_tokens, n_heads, head_dim); positions : (num_tokens,), the last one is length - 1
+    window : positions that a token sees, itself included; cap : bound of scores; 0 is none
     """
     length = int(positions[-1]) + 1
     keys = read_keys(k_cache, block_table, length, q.shape[2], block_size)
     keys = np.repeat(keys, q.shape[1] // keys.shape[1], axis=1)  # (length, n_heads, head_dim)
     scores = np.einsum("thd,phd->htp", q, keys) * np.float32(scale)
-    scores[:, np.arange(length) > positions[:, None]] = -np.inf
+    if cap:
+        scores = np.float32(cap) * np.tanh(scores / np.float32(cap))
+    behind = positions[:, None] - np.arange(length)  # how far a position lies behind a token
+    scores[:, (behind < 0) | (behind >= (window or length))] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
@@ -72,20 +80,20 @@ def attention_output_ref(pattern, v_cache, block_table, head_dim: int) -> np.nda
     return np.einsum("htp,phd->thd", pattern, values)
 
 
-def attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, out) -> None:
+def attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, out) -> None:
     """The twin of `attention`: sequence by sequence, with the whole matrix of weights."""
     for sequence in np.unique(seq_index):
         tokens = np.flatnonzero(seq_index == sequence)
-        table = block_tables[sequence]
-        pattern = attention_pattern_ref(q[tokens], k_cache, table, positions[tokens], scale, v_cache.shape[2])
+        table, reach = block_tables[sequence], (v_cache.shape[2], window, cap)
+        pattern = attention_pattern_ref(q[tokens], k_cache, table, positions[tokens], scale, *reach)
         out[tokens] = attention_output_ref(pattern, v_cache, table, q.shape[2])
 
 
-def _attention_twin(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out) -> None:
-    attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, out)
+def _attention_twin(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, scratch, out) -> None:
+    attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, out)
 
 
-def _merge_twin(scratch, positions, out) -> None:
+def _merge_twin(scratch, positions, window, out) -> None:
     """Nothing: the twin of `attention` leaves nothing to merge."""
 
 
@@ -98,11 +106,11 @@ def attention_scratch_shape(q: np.ndarray, v_cache: np.ndarray, block_tables: np
     float32; 0 tokens if contexts are not split.
     """
     num_tokens, n_heads = q.shape[:2]
-    _, n_kv_heads, block_size, width = v_cache.shape
+    n_kv_heads, block_size = v_cache.shape[1:3]
     num_chunks = -(-block_tables.shape[1] * block_size // CHUNK)
     if num_chunks == 1 or num_tokens * n_kv_heads >= _ENOUGH_TASKS:
         num_tokens = 0
-    return num_tokens, n_heads, num_chunks, state_width(width)
+    return num_tokens, n_heads, num_chunks, state_width(value_width(v_cache))
 
 
 def _heads_per_task(n_kv_heads: int, num_parts: int) -> int:
@@ -116,7 +124,7 @@ def _heads_per_task(n_kv_heads: int, num_parts: int) -> int:
 heads_per_task = inlined(_heads_per_task)
 
 
-def _attention_tasks(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out) -> int:
+def _attention_tasks(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, scratch, out) -> int:
     """Pieces: groups of tokens x groups of KV heads x chunks, if contexts are split."""
     num_tokens, n_heads = q.shape[:2]
     n_kv_heads, num_parts = k_cache.shape[1], scratch.shape[2] if scratch.size else 1
@@ -214,10 +222,11 @@ def write_outputs(states, num_rows, group, size, out, first, head, num_tokens):
 
 
 @inlined
-def merge_states(totals, states, num_rows, group, size, start, positions):
+def merge_states(totals, states, num_rows, group, size, start, positions, window):
     """Merge a chunk's states into those of the chunks before; the chunk begins at position `start`."""
     for row in range(num_rows):
-        if start <= positions[row // group % positions.size]:
+        position = positions[row // group % positions.size]
+        if start <= position and first_seen(position, window) < start + CHUNK:
             merge(totals, row * size, states, row * size, size)
 
 
@@ -231,16 +240,19 @@ def run_end(seq_index, positions, first, last):
 
 
 @operation(tasks=_attention_tasks, twin=_attention_twin)
-def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, scratch, out, task, num_tasks):
+def attention(
+    q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, scratch, out, task, num_tasks
+):
     """out (num_tokens, n_heads, head_dim): each token attends to its sequence's positions up to its own.
 
     q : (num_tokens, n_heads, head_dim) float32, after RoPE
     k_cache, v_cache : one layer's cache, in which the tokens' own keys and values are already stored
     block_tables : (num_seqs, max_blocks) int32, padded with anything; seq_index, positions : (num_tokens,) int32
     scale : float32, usually 1 / sqrt(head_dim)
+    window : positions that a token sees, itself included; cap : float32, bound of scores; 0 is none
     scratch : float32 of `attention_scratch_shape`; where it has tokens, `merge_chunks` must follow
     """
-    size = state_size(v_cache.shape[3])
+    size = state_size(value_width(v_cache))
     group = q.shape[1] // k_cache.shape[1]
     is_split = scratch.shape[0] > 0
     num_parts = scratch.shape[2] if is_split else 1
@@ -255,31 +267,33 @@ def attention(q, k_cache, v_cache, block_tables, seq_index, positions, scale, sc
     while first < last:
         end = run_end(seq_index, positions, first, last)
         run = positions[first:end]
-        context = Context(k_cache, v_cache, block_tables, seq_index[first], kv_head, num_heads)
+        context = Context(k_cache, v_cache, block_tables, seq_index[first], kv_head, num_heads, window, cap * LOG2_E)
         num_rows = run.size * group * num_heads
-        pack_queries(q, first, end, head, num_heads, group, scale * LOG2_E, buffers.q)
+        pack_queries(q, first, end, head, num_heads, group, scale / cap if cap > 0 else scale * LOG2_E, buffers.q)
         clear_states(totals, num_rows, size)
         behind = min(run[-1] + 1, (part + 1) * CHUNK) if is_split else run[-1] + 1
-        for start in range(part * CHUNK, behind, CHUNK):
+        begin = first_seen(run[0], window) // CHUNK * CHUNK
+        for start in range(max(part * CHUNK, begin), behind, CHUNK):
             clear_states(buffers.states, num_rows, size)
             attend_chunk(buffers, context, start, group, run)
             if is_split:
                 copy_states(buffers.states, num_rows, group, size, scratch, first, head, part, run.size)
             else:
-                merge_states(totals, buffers.states, num_rows, group, size, start, run)
+                merge_states(totals, buffers.states, num_rows, group, size, start, run, window)
         if not is_split:
             write_outputs(totals, num_rows, group, size, out, first, head, run.size)
         first = end
 
 
 @row_operation(twin=_merge_twin)
-def merge_chunks(scratch, positions, out, first, last):
+def merge_chunks(scratch, positions, window, out, first, last):
     """out (num_tokens, n_heads, head_dim): the chunks that `attention` left in `scratch`, merged."""
     n_heads, num_chunks, size = scratch.shape[1], scratch.shape[2], scratch.shape[3]
     head_dim = out.shape[2]
     total = np.empty(size, np.float32)
     for row in range(first * n_heads, last * n_heads):
         clear_states(total, 1, size)
-        for chunk in range(positions[row // n_heads] // CHUNK + 1):
+        position = positions[row // n_heads]
+        for chunk in range(first_seen(position, window) // CHUNK, position // CHUNK + 1):
             merge(total, 0, scratch, (row * num_chunks + chunk) * size, size)
         write_output(total, 0, size, out, row * head_dim, head_dim)

@@ -1,13 +1,7 @@
-"""The paged KV cache of a layer: its layout, writing to it, and reading it back.
+"""The paged KV cache of a layer: writing to it, and reading it back.
 
-The cache is two arrays of uint16 holding float16, or of float32:
-
-* keys (num_blocks, n_kv_heads, width, block_room): element by element, positions side by side, because that is what a
-  vector of scores needs. `block_room` is block_size rounded up to a multiple of 16;
-* values (num_blocks, n_kv_heads, block_size, width): position by position.
-
-`width` is head_dim rounded up to a multiple of 8, padded with zeros (`cache_width`). A token's `slot` is
-block * block_size + offset in the block; a sequence's `block_table` lists its blocks in order.
+`kv_layout` tells how it lies in memory: as float16 (in uint16), float32, or Q8_0 (in int8; see `kv_cache_q8`). A
+token's `slot` is block * block_size + offset in the block; a sequence's `block_table` lists its blocks in order.
 """
 
 from __future__ import annotations
@@ -17,21 +11,19 @@ from numba import types
 from numba.extending import overload
 
 from .cache import INLINED_OPTIONS, inlined
+from .kv_cache_q8 import (
+    dequantize_heads_ref,
+    key_scales,
+    quantize_heads_ref,
+    store_key_q8,
+    store_value_q8,
+    value_scales,
+)
+from .kv_layout import cache_width
 from .plan import row_operation
 from .simd import f32x8, load_f32, load_f32x8, store_f16, store_f16x8, store_f32, store_f32x8, with_lane
 
-__all__ = ["cache_shapes", "cache_width", "read_keys", "read_values", "store_kv", "store_kv_ref"]
-
-
-def cache_width(head_dim: int) -> int:
-    """Elements that a head takes in the cache: whole vectors of 8."""
-    return -(-head_dim // 8) * 8
-
-
-def cache_shapes(num_blocks: int, n_kv_heads: int, block_size: int, head_dim: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of a layer's keys and values."""
-    width, block_room = cache_width(head_dim), -(-block_size // 16) * 16
-    return (num_blocks, n_kv_heads, width, block_room), (num_blocks, n_kv_heads, block_size, width)
+__all__ = ["read_keys", "read_values", "store_kv", "store_kv_ref"]
 
 
 # ------------------------------------------------------------------------ float16 or float32, by the array's type
@@ -66,10 +58,18 @@ def _store8(cache, offset, value):
 
 def store_kv_ref(k, v, slot_mapping, k_cache, v_cache) -> None:
     """Write k and v (num_tokens, n_kv_heads, head_dim) to the slots (num_tokens,) of a layer's cache."""
-    if k_cache.dtype == np.uint16:
-        k, v = (x.astype(np.float16).view(np.uint16) for x in (k, v))
     block_size, head_dim = v_cache.shape[2], v.shape[2]
     blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
+    if k_cache.dtype == np.int8:
+        codes, scales = quantize_heads_ref(k)
+        k_cache[blocks, :, : codes.shape[2], offsets] = codes
+        key_scales(k_cache)[blocks, :, :, offsets] = scales
+        codes, scales = quantize_heads_ref(v)
+        v_cache[blocks, :, offsets, : codes.shape[2]] = codes
+        value_scales(v_cache)[blocks, :, offsets] = scales
+        return
+    if k_cache.dtype == np.uint16:
+        k, v = (x.astype(np.float16).view(np.uint16) for x in (k, v))
     k_cache[blocks, :, :head_dim, offsets] = k
     v_cache[blocks, :, offsets, :head_dim] = v
 
@@ -84,34 +84,55 @@ def load_part(source, first, n):
 
 
 @inlined
-def store_key(source, first, head_dim, cache, place):
-    """Copy `head_dim` elements into a column of keys."""
+def store_key_floats(source, first, head_dim, cache, start, offset):
+    """Copy `head_dim` elements into column `offset` of the keys that begin at `start`."""
     for i in range(head_dim):
-        store1(cache, place + i * cache.shape[3], load_f32(source, first + i))
+        store1(cache, start + i * cache.shape[3] + offset, load_f32(source, first + i))
 
 
 @inlined
-def store_value(source, first, head_dim, cache, place):
-    """Copy `head_dim` elements into a row of values, zeros behind them."""
+def store_value_floats(source, first, head_dim, cache, start):
+    """Copy `head_dim` elements into the row of values that begins at `start`, zeros behind them."""
     whole = head_dim // 8 * 8
     for i in range(0, whole, 8):
-        store8(cache, place + i, load_f32x8(source, first + i))
+        store8(cache, start + i, load_f32x8(source, first + i))
     if whole < head_dim:
-        store8(cache, place + whole, load_part(source, first + whole, head_dim - whole))
+        store8(cache, start + whole, load_part(source, first + whole, head_dim - whole))
+
+
+def store_key(source, first, head_dim, cache, start, offset):
+    """`store_key_floats` or `store_key_q8`, by the type of the cache."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(store_key, jit_options=INLINED_OPTIONS)
+def _store_key(source, first, head_dim, cache, start, offset):
+    store = store_key_q8 if cache.dtype == types.int8 else store_key_floats
+    return lambda source, first, head_dim, cache, start, offset: store(source, first, head_dim, cache, start, offset)
+
+
+def store_value(source, first, head_dim, cache, start):
+    """`store_value_floats` or `store_value_q8`, by the type of the cache."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(store_value, jit_options=INLINED_OPTIONS)
+def _store_value(source, first, head_dim, cache, start):
+    store = store_value_q8 if cache.dtype == types.int8 else store_value_floats
+    return lambda source, first, head_dim, cache, start: store(source, first, head_dim, cache, start)
 
 
 @row_operation(twin=store_kv_ref)
 def store_kv(k, v, slot_mapping, k_cache, v_cache, first_token, last_token):
     """Write k and v (num_tokens, n_kv_heads, head_dim) to the slots (num_tokens,) of a layer's cache."""
-    n_kv_heads, head_dim = k.shape[1], k.shape[2]
-    block_size, width, block_room = v_cache.shape[2], v_cache.shape[3], k_cache.shape[3]
+    n_kv_heads, head_dim, block_size = k.shape[1], k.shape[2], v_cache.shape[2]
     for token in range(first_token, last_token):
         block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
         for head in range(n_kv_heads):
             first = (token * n_kv_heads + head) * head_dim
-            place = (block * n_kv_heads + head) * width
-            store_key(k, first, head_dim, k_cache, place * block_room + offset)
-            store_value(v, first, head_dim, v_cache, place * block_size + offset * width)
+            place = block * n_kv_heads + head
+            store_key(k, first, head_dim, k_cache, place * k_cache.shape[2] * k_cache.shape[3], offset)
+            store_value(v, first, head_dim, v_cache, (place * block_size + offset) * v_cache.shape[3])
 
 
 # ------------------------------------------------------------------------ reading
@@ -120,13 +141,21 @@ def store_kv(k, v, slot_mapping, k_cache, v_cache, first_token, last_token):
 def read_keys(k_cache: np.ndarray, block_table: np.ndarray, length: int, head_dim: int, block_size: int) -> np.ndarray:
     """Keys of the first `length` positions of a sequence as float32 (length, n_kv_heads, head_dim)."""
     position = np.arange(length)
-    return _as_float32(k_cache[block_table[position // block_size], :, :head_dim, position % block_size])
+    blocks, offsets = block_table[position // block_size], position % block_size
+    if k_cache.dtype == np.int8:
+        codes = k_cache[blocks, :, : cache_width(head_dim, np.int8), offsets]
+        return dequantize_heads_ref(codes, key_scales(k_cache)[blocks, :, :, offsets], head_dim)
+    return _as_float32(k_cache[blocks, :, :head_dim, offsets])
 
 
 def read_values(v_cache: np.ndarray, block_table: np.ndarray, length: int, head_dim: int) -> np.ndarray:
     """The same of values."""
     position, block_size = np.arange(length), v_cache.shape[2]
-    return _as_float32(v_cache[block_table[position // block_size], :, position % block_size, :head_dim])
+    blocks, offsets = block_table[position // block_size], position % block_size
+    if v_cache.dtype == np.int8:
+        codes = v_cache[blocks, :, offsets, : cache_width(head_dim, np.int8)]
+        return dequantize_heads_ref(codes, value_scales(v_cache)[blocks, :, offsets], head_dim)
+    return _as_float32(v_cache[blocks, :, offsets, :head_dim])
 
 
 def _as_float32(rows: np.ndarray) -> np.ndarray:

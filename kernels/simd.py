@@ -80,6 +80,7 @@ from .simd_memory import (
     store_f16x8,
     store_f32,
     store_f32x8,
+    store_i8,
     store_i8x8,
     store_u32,
 )
@@ -206,6 +207,7 @@ __all__ = [
     "store_f16x8",
     "store_f32",
     "store_f32x8",
+    "store_i8",
     "store_i8x8",
     "store_rows",
     "store_u32",

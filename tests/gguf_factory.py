@@ -40,6 +40,9 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "
                "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "IQ4_XS": 30, "BF16": 32}  # fmt: skip
 
 
+FUSED = ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")  # in other architectures, not in phi3
+
+
 def make_model(
     path: str | os.PathLike[str],
     arch: str = "llama",
@@ -64,7 +67,7 @@ def make_model(
 ) -> Path:
     """Writes a random model and returns the path to open (of its first part, if `n_parts` > 1).
 
-    * `arch`: ``llama``, ``qwen2`` (biases on q, k, v) or ``qwen3`` (norms on q and k);
+    * `arch`: ``llama``, ``qwen2`` (biases on q, k, v), ``qwen3`` (norms on q and k), ``gemma2`` or ``phi3``;
     * `vocab`: ``llama`` or ``gpt2``, or metadata of your own with ``tokenizer.ggml.tokens``;
     * `tensor_type`: of the matrices; vectors stay F32. `tensor_types` maps name patterns (``*.attn_v.weight``)
       to other types. Sizes must be multiples of the type's block: 32, or 256 for K-quants;
@@ -109,7 +112,11 @@ def model_metadata(
     n_vocab: int,
 ) -> dict[str, Any]:
     """The metadata of a model without its vocabulary, as llama.cpp's converter writes it."""
-    return {
+    special: dict[str, Any] = {f"{arch}.attention.sliding_window": 9} if arch == "phi3" else {}
+    if arch == "gemma2":
+        special[f"{arch}.attention.sliding_window"] = 9
+        special |= {f"{arch}.attn_logit_softcapping": 2.5, f"{arch}.final_logit_softcapping": 4.0}
+    return special | {
         "general.architecture": arch,
         "general.name": f"tiny-{arch}-random",
         f"{arch}.context_length": max_len,
@@ -169,6 +176,11 @@ def model_tensors(
         if arch == "qwen2":
             for name, size in (("attn_q", q_dim), ("attn_k", kv_dim), ("attn_v", kv_dim)):
                 block[f"{name}.bias"] = rng.normal(0, 0.1, size).astype(np.float32)
+        if arch == "gemma2":
+            block |= {"post_attention_norm.weight": norm(dim), "post_ffw_norm.weight": norm(dim)}
+        if arch == "phi3":  # one below the other
+            q, k, v, gate, up = (block.pop(f"{name}.weight") for name in FUSED)
+            block |= {"attn_qkv.weight": np.concatenate([q, k, v]), "ffn_up.weight": np.concatenate([gate, up])}
         if arch == "qwen3":
             block |= {"attn_q_norm.weight": norm(head_dim), "attn_k_norm.weight": norm(head_dim)}
         tensors |= {f"blk.{layer}.{name}": values for name, values in block.items()}

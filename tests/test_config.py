@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from densecore.config import GenerationConfig
+from densecore.config import EngineConfig, GenerationConfig
 from densecore.exceptions import InvalidConfigError
 
 
@@ -57,6 +57,20 @@ from densecore.exceptions import InvalidConfigError
 def test_mistakes_are_named(options, message):
     with pytest.raises(InvalidConfigError, match=message):
         GenerationConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of f16, f32, q8_0, not 'q4_0'"),
+        ({"preallocate_kv_cache": 1}, "preallocate_kv_cache must be True or False, not 1"),
+        ({"prefix_caching": None}, "prefix_caching must be True or False, not None"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_mistakes_about_the_cache_are_named(options, message):
+    with pytest.raises(InvalidConfigError, match=message):
+        EngineConfig(**options)
 
 
 def test_values_take_their_final_form():

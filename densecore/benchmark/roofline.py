@@ -17,6 +17,7 @@ from densecore.benchmark.results import markdown_table
 from densecore.benchmark.roofs import Roofs, best_seconds, l3_bytes, measure_roofs
 from densecore.benchmark.steps import StepTimer
 from densecore.engine.kernel_thread import kernel_thread
+from densecore.kernels import attention
 from densecore.kernels.plan import Plan
 from densecore.models import Batch, KVCache
 from densecore.models.step import Step, Workspace
@@ -145,11 +146,11 @@ def _measure_attention(timer: StepTimer, num_tokens: int, depth: int, roofs: Roo
     for step.layer in range(c.n_layers):
         step.attention(q, k, v, timer.model.attention_scale)
     seen = sum(range(depth + 1, depth + num_tokens + 1))  # positions, over all tokens
-    element = step.cache.k[0].itemsize
+    block_size = step.cache.block_size
     return Measurement(
         kernel="attention",
         test=f"prefill {num_tokens}" if num_tokens > 1 else f"decode at {depth}",
-        num_bytes=2 * c.n_layers * (depth + num_tokens) * c.n_kv_heads * c.head_dim * element,
+        num_bytes=(depth + num_tokens) * c.kv_block_bytes(block_size, step.cache.dtype) // block_size,
         num_macs=2 * c.n_layers * seen * c.n_heads * c.head_dim,
         seconds=_run(timer, plan),
         roofs=roofs,
@@ -163,10 +164,10 @@ def _step(timer: StepTimer, num_tokens: int, depth: int, plan: Plan) -> Step:
     num_blocks = -(-(depth + num_tokens) // config.block_size)
     cache = KVCache(timer.model.config, num_blocks, config.block_size, config.kv_cache_dtype)
     if depth:
-        values = timer.random.standard_normal(cache.k[0].size, np.float32)
-        stored = values.astype(np.float16).view(np.uint16) if cache.dtype == "f16" else values
-        for array in (*cache.k, *cache.v):
-            array[:] = stored[: array.size].reshape(array.shape)
+        shape = depth, timer.model.config.n_kv_heads, timer.model.config.head_dim
+        k, v = (timer.random.standard_normal(shape, np.float32) for _ in range(2))
+        for layer in range(timer.model.config.n_layers):
+            attention.store_kv(k, v, np.arange(depth, dtype=np.int32), cache.k[layer], cache.v[layer])
     batch = Batch.contiguous(np.zeros(num_tokens, np.int32), depth, num_blocks, config.block_size)
     return Step(batch, cache, Workspace(), plan=plan)
 
@@ -178,8 +179,9 @@ def _run(timer: StepTimer, plan: Plan) -> float:
 def _depth(timer: StepTimer) -> int:
     """Tokens whose keys and values are eight times as large as the last cache, within the model's context."""
     config = timer.model.config
-    element = 2 if timer.config.kv_cache_dtype == "f16" else 4
-    return min(-(-8 * l3_bytes() // config.kv_bytes_per_token(element)), config.context_length - 1)
+    block_size = timer.config.block_size
+    blocks = -(-8 * l3_bytes() // config.kv_block_bytes(block_size, timer.config.kv_cache_dtype))
+    return min(blocks * block_size, config.context_length - 1)
 
 
 def roofline_table(roofs: Sequence[Roofs], measurements: Sequence[Measurement]) -> str:

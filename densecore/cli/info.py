@@ -116,8 +116,8 @@ def _chat_template(template: dict[str, Any]) -> str:
 def _memory_rows(memory: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "memory", f"{readable_size(memory['weights_bytes'])} weights, mapped from the file"
     if memory["kv_cache_f16_bytes"] is not None:
-        f16, f32 = readable_size(memory["kv_cache_f16_bytes"]), readable_size(memory["kv_cache_f32_bytes"])
-        yield "", f"{f16} KV cache for a context of {memory['ctx_size']:,} tokens in f16 ({f32} in f32)"
+        f16, f32, q8 = (readable_size(memory[f"kv_cache_{dtype}_bytes"]) for dtype in ("f16", "f32", "q8_0"))
+        yield "", f"{f16} KV cache for a context of {memory['ctx_size']:,} tokens in f16 ({f32} in f32, {q8} in q8_0)"
 
 
 def _or_unknown(value: Any) -> str:

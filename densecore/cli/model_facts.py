@@ -8,6 +8,7 @@ from densecore.cli.support import reasons_against
 from densecore.config import EngineConfig
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, TensorInfo
+from densecore.kernels.kv_layout import CACHE_DTYPES, block_bytes
 
 __all__ = ["model_facts", "tensor_facts"]
 
@@ -21,7 +22,6 @@ _DIMENSIONS = {
     "head_dim": "attention.key_length",
     "n_experts": "expert_count",
 }
-_CACHE_WIDTH = 8  # elements that a head's row in the KV cache is rounded up to
 
 
 def model_facts(file: GGUFFile, ctx_size: int | None = None) -> dict[str, Any]:
@@ -129,11 +129,10 @@ def _memory(tensors: list[TensorInfo], dimensions: dict[str, int | None], ctx_si
     """Bytes of the mapped weights, and of the KV cache for one sequence of `ctx_size` tokens."""
     facts: dict[str, Any] = {"ctx_size": ctx_size, "weights_bytes": sum(tensor.n_bytes for tensor in tensors)}
     n_layers, n_kv_heads, head_dim = (dimensions[name] for name in ("n_layers", "n_kv_heads", "head_dim"))
-    elements = None
-    if ctx_size and n_layers and n_kv_heads and head_dim:
-        block_size = EngineConfig().block_size
-        width = -(-head_dim // _CACHE_WIDTH) * _CACHE_WIDTH
-        elements = 2 * n_layers * n_kv_heads * width * block_size * -(-ctx_size // block_size)
-    for dtype, size in (("f16", 2), ("f32", 4)):
-        facts[f"kv_cache_{dtype}_bytes"] = None if elements is None else elements * size
+    block_size = EngineConfig().block_size
+    for name, dtype in CACHE_DTYPES.items():
+        facts[f"kv_cache_{name}_bytes"] = None
+        if ctx_size and n_layers and n_kv_heads and head_dim:
+            num_blocks = n_layers * -(-ctx_size // block_size)
+            facts[f"kv_cache_{name}_bytes"] = num_blocks * block_bytes(n_kv_heads, block_size, head_dim, dtype)
     return facts

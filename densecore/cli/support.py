@@ -10,7 +10,7 @@ from densecore.gguf import GGUFFile
 
 __all__ = ["ARCHITECTURES", "reasons_against", "tensor_types"]
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")  # densecore.models.ARCHITECTURES
+ARCHITECTURES = ("gemma2", "llama", "phi3", "qwen2", "qwen3")  # densecore.models.ARCHITECTURES
 
 
 def tensor_types() -> set[str]:

@@ -41,7 +41,6 @@ logger = logging.getLogger("densecore")
 
 PIECE_TOKENS = 64  # of `forward_pieces`: logits of more would take much memory, and hold up requests
 KV_MEMORY_FRACTION = 0.5  # of the memory that is available when the engine starts
-ELEMENT_BYTES = {"f16": 2, "f32": 4}
 
 
 class Engine:
@@ -70,6 +69,8 @@ class Engine:
         for runner in [self.runner] if self.draft is None else [self.runner, self.draft.runner]:
             if runner.workers.places_memory:
                 kernel_thread.call(runner.place_memory)
+            if config.preallocate_kv_cache:
+                kernel_thread.call(runner.cache.take_memory)
         self._adapters = AdapterRegistry(model, self._adapters_in_use)
         self.metrics = Metrics()
         self.closed = False
@@ -323,9 +324,8 @@ class Engine:
         wanted = config.max_model_len or trained
         if wanted > trained:
             raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
-        element_bytes = ELEMENT_BYTES[config.kv_cache_dtype]
-        token_bytes = sum(model.config.kv_bytes_per_token(element_bytes) for model in self.models)
-        block_bytes = config.block_size * token_bytes
+        block_size, dtype = config.block_size, config.kv_cache_dtype
+        block_bytes = sum(model.config.kv_block_bytes(block_size, dtype) for model in self.models)
         room, source = self._cache_room()
         affordable = room // block_bytes
         needed = -(-wanted // config.block_size)

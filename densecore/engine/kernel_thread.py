@@ -123,6 +123,7 @@ class KernelThread:
                     with self._wake:
                         if engine not in self._busy:
                             self._busy.append(engine)
+            call = engine = None  # a closed engine's memory must not wait here for the next one's work
 
     @staticmethod
     def _run_call(future: Future, function: Callable[[], object]) -> None:

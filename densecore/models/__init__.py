@@ -9,8 +9,10 @@ from densecore.models.adapters import Adapter, AdapterSet, AdapterUse
 from densecore.models.base import Model
 from densecore.models.batch import Batch, KVCache, slots
 from densecore.models.config import ModelConfig
+from densecore.models.gemma2 import Gemma2
 from densecore.models.hooks import Hooks
 from densecore.models.llama import Llama
+from densecore.models.phi3 import Phi3
 from densecore.models.qwen2 import Qwen2
 from densecore.models.qwen3 import Qwen3
 
@@ -29,7 +31,13 @@ __all__ = [
     "slots",
 ]
 
-ARCHITECTURES: dict[str, type[Model]] = {"llama": Llama, "qwen2": Qwen2, "qwen3": Qwen3}
+ARCHITECTURES: dict[str, type[Model]] = {
+    "gemma2": Gemma2,
+    "llama": Llama,
+    "phi3": Phi3,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
+}
 
 
 def load_model(file: GGUFFile) -> Model:

@@ -94,13 +94,21 @@ class Model(ABC):
     def compute(self, step: Step) -> np.ndarray:
         """The model, from token ids to logits."""
         step.prepare_rope(self.frequencies, self.magnitude)
-        x = step.embed(self.token_embd)  # (num_tokens, dim)
+        x = self.embed(step)  # (num_tokens, dim)
         step.hook_global("embed", x)
         for step.layer, weights in enumerate(self.layers):
             self.layer(step, x, weights)
-        x = step.select(x, step.batch.logits_indices)  # (num_logits, dim)
-        (logits,) = step.project(step.norm(x, self.output_norm, self.epsilon), self.output)
+        logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
+        return logits
+
+    def embed(self, step: Step) -> np.ndarray:
+        """Where the residual stream begins: (num_tokens, dim)."""
+        return step.embed(self.token_embd)
+
+    def unembed(self, step: Step, x: np.ndarray) -> np.ndarray:
+        """From the end of the residual stream (num_logits, dim) to logits."""
+        (logits,) = step.project(step.norm(x, self.output_norm, self.epsilon), self.output)
         return logits
 
     def fingerprint(self) -> str:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from densecore.kernels.attention import cache_shapes
+from densecore.kernels.kv_layout import CACHE_DTYPES, cache_shapes
 from densecore.models.config import ModelConfig
 
 __all__ = ["Batch", "KVCache", "slots"]
 
 _LINE = 64  # bytes
-CACHE_DTYPES = {"f16": np.uint16, "f32": np.float32}  # float16 is kept as its bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +78,15 @@ def slots(block_tables: np.ndarray, seq_index: np.ndarray, positions: np.ndarray
 class KVCache:
     """Keys and values of all layers, in blocks of `block_size` tokens.
 
-    `k[layer]` is (num_blocks, n_kv_heads, width, block_room) and `v[layer]` is (num_blocks, n_kv_heads, block_size,
-    width), see `kernels.kv_cache`. Memory is reserved here, in one piece, so that the system can use huge pages, and
+    `k[layer]` is (num_blocks, n_kv_heads, row, block_room) and `v[layer]` is (num_blocks, n_kv_heads, block_size,
+    row), see `kernels.kv_layout`. Memory is reserved here, in one piece, so that the system can use huge pages, and
     taken from the system when it is first written.
     """
 
     def __init__(self, config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> None:
-        k_shape, v_shape = cache_shapes(num_blocks, config.n_kv_heads, block_size, config.head_dim)
+        shapes = cache_shapes(num_blocks, config.n_kv_heads, block_size, config.head_dim, CACHE_DTYPES[dtype])
         self.num_blocks, self.block_size, self.dtype = num_blocks, block_size, dtype
-        arrays = _aligned_arrays([k_shape, v_shape] * config.n_layers, CACHE_DTYPES[dtype])
+        arrays = _aligned_arrays([*shapes] * config.n_layers, CACHE_DTYPES[dtype])
         self.k, self.v = arrays[::2], arrays[1::2]
 
     @property
@@ -98,6 +97,11 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays)
+
+    def take_memory(self) -> None:
+        """Write all of an empty cache, so that the system gives every page of it now."""
+        for array in self.arrays:
+            array.fill(0)
 
     def copy_block(self, source: int, destination: int) -> None:
         """Copy keys and values of a block, in all layers."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, Metadata
+from densecore.kernels.kv_layout import CACHE_DTYPES, block_bytes
 
 __all__ = ["ModelConfig", "RopeConfig"]
 
@@ -117,10 +118,9 @@ class ModelConfig:
             rope=RopeConfig.read(metadata, arch, head_dim, context_length),
         )
 
-    def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Bytes that one position takes in the KV cache, over all layers."""
-        width = -(-self.head_dim // 8) * 8  # as kernels.attention.cache_width
-        return 2 * self.n_layers * self.n_kv_heads * width * bytes_per_element
+    def kv_block_bytes(self, block_size: int, dtype: str) -> int:
+        """Bytes that a block of `block_size` tokens takes in the KV cache, over all layers."""
+        return self.n_layers * block_bytes(self.n_kv_heads, block_size, self.head_dim, CACHE_DTYPES[dtype])
 
 
 def _vocabulary_rows(file: GGUFFile) -> int:

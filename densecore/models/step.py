@@ -164,28 +164,37 @@ class Step:
         """Rotate the heads of x (num_tokens, heads, head_dim) in place."""
         self.run(rope.rope, x, self.cos, self.sin, pairing)
 
-    def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.float32) -> np.ndarray:
-        """Store k and v, attend with q; all (num_tokens, heads, head_dim), and so is the result (n_heads)."""
+    def attention(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.float32, window: int = 0, cap: float = 0.0
+    ) -> np.ndarray:
+        """Store k and v, attend with q; all (num_tokens, heads, head_dim), and so is the result (n_heads).
+
+        window : positions that a token sees, itself included; cap : scores become cap tanh(score / cap); 0 is none
+        """
         batch, k_cache, v_cache = self.batch, self.cache.k[self.layer], self.cache.v[self.layer]
         self.run(attention.store_kv, k, v, batch.slot_mapping, k_cache, v_cache)
         out = self.workspace.array("attention", q.shape)
         if self.hooks is not None and f"blk.{self.layer}.pattern" in self.hooks:
-            self._hooked_attention(q, k_cache, v_cache, scale, out)
+            self._hooked_attention(q, k_cache, v_cache, scale, window, cap, out)
         else:
             tables, seq_index, positions = batch.block_tables, batch.seq_index, batch.positions
             shape = attention.attention_scratch_shape(q, v_cache, tables)
             scratch = self.workspace.array("attention.scratch", shape)
-            self.run(attention.attention, q, k_cache, v_cache, tables, seq_index, positions, scale, scratch, out)
-            self.run(attention.merge_chunks, scratch, positions, out)
+            reach = window, np.float32(cap)
+            attend = attention.attention
+            self.run(attend, q, k_cache, v_cache, tables, seq_index, positions, scale, *reach, scratch, out)
+            self.run(attention.merge_chunks, scratch, positions, window, out)
         return out
 
-    def _hooked_attention(self, q, k_cache, v_cache, scale: np.float32, out: np.ndarray) -> None:
+    def _hooked_attention(
+        self, q, k_cache, v_cache, scale: np.float32, window: int, cap: float, out: np.ndarray
+    ) -> None:
         """Attention by its readable twin, with the matrix of weights open to hooks."""
         for sequence in np.unique(self.batch.seq_index):
             tokens = np.flatnonzero(self.batch.seq_index == sequence)
             table, positions = self.batch.block_tables[sequence], self.batch.positions[tokens]
-            block_size = self.cache.block_size
-            pattern = attention.attention_pattern_ref(q[tokens], k_cache, table, positions, scale, block_size)
+            reach = self.cache.block_size, window, cap
+            pattern = attention.attention_pattern_ref(q[tokens], k_cache, table, positions, scale, *reach)
             self.hook("pattern", pattern)
             out[tokens] = attention.attention_output_ref(pattern, v_cache, table, q.shape[2])
 
@@ -194,6 +203,20 @@ class Step:
         rows = (-1, _row_length(gate.shape[1]))
         self.run(activation.swiglu, gate.reshape(rows), up.reshape(rows), gate.reshape(rows))
         return gate
+
+    def geglu(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """gelu(gate) * up, in the buffer of `gate`."""
+        rows = (-1, _row_length(gate.shape[1]))
+        self.run(activation.geglu, gate.reshape(rows), up.reshape(rows), gate.reshape(rows))
+        return gate
+
+    def scale(self, x: np.ndarray, factor: float) -> None:
+        """x *= factor."""
+        self.run(activation.scale, x, np.float32(factor))
+
+    def soft_cap(self, x: np.ndarray, cap: float) -> None:
+        """x = cap tanh(x / cap)."""
+        self.run(activation.soft_cap, x, np.float32(cap))
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """x += y: onto the residual stream."""

@@ -55,6 +55,17 @@ class WeightLoader:
         self.linears[name] = linear = Linear(name, fmt, data, n_out, n_in, vector)
         return linear
 
+    def fused(self, name: str, n_in: int, **parts: int) -> list[Linear]:
+        """Matrices that lie one below the other in the matrix `name`.weight: their names, and rows of each."""
+        whole = self.linear(name, sum(parts.values()), n_in, bias=False)
+        prefix, row_bytes = name.rpartition(".")[0], whole.data.size // whole.n_out
+        found, first = [], 0
+        for part, n_out in parts.items():
+            data = whole.data[first * row_bytes : (first + n_out) * row_bytes]
+            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in))
+            first += n_out
+        return found
+
     def vector(self, name: str, n: int) -> np.ndarray:
         """A tensor of one dimension as float32 (n,), copied."""
         info, fmt = self._tensor(name, (n,))

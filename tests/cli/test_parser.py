@@ -96,7 +96,7 @@ def test_wrong_usage_is_one_line_and_status_2(cli: Cli, arguments: list[str], sa
 def test_every_sampling_setting_has_a_flag() -> None:
     args = vars(parse(["run", "x"]))
     of_python_alone = {"logits_processors", "logprobs", "top_logprobs", "skip_special_tokens"}
-    among_others = {"priority", "cache_salt", "speculate"}  # say nothing to one user alone
+    among_others = {"priority", "cache_salt", "speculate", "lora"}  # say nothing to one user alone
     left_out = of_python_alone | among_others
     assert {field.name for field in dataclasses.fields(GenerationConfig)} - left_out <= args.keys()
 

@@ -112,6 +112,6 @@ def assert_as_alone(model: DenseCore, requests: SequenceOf[Request], expected: E
 
 def cache_bytes(path: Path, num_tokens: int) -> int:
     """What so many tokens take in the cache."""
-    with DenseCore(path, max_num_seqs=1) as model:
+    with DenseCore(path, max_num_seqs=1, block_size=TIGHT["block_size"]) as model:
         metrics = model.get_metrics()
         return num_tokens * metrics["kv_cache_bytes"] // model.max_model_len

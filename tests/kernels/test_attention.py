@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 
 from densecore.kernels import attention
 from densecore.kernels.attention_tile import CHUNK, TILE
+from densecore.kernels.kv_cache_q8 import dequantize_heads_ref, key_scales, quantize_heads_ref, value_scales
+from densecore.kernels.kv_layout import block_bytes, cache_shapes, cache_width
 from densecore.kernels.plan import Plan
 
 RNG = np.random.default_rng(11)
@@ -19,11 +22,12 @@ def normal(*shape: int) -> np.ndarray:
 class Paged:
     """Sequences in a paged cache whose blocks are shuffled, with a query at each position."""
 
-    def __init__(self, dtype, head_dim, lengths=(67, 33), block_size=5, n_kv_heads=2, n_heads=6):
+    def __init__(self, dtype, head_dim, lengths=(67, 33), block_size=5, n_kv_heads=2, n_heads=6, window=0, cap=0.0):
         counts = [-(-n // block_size) for n in lengths]
         num_blocks = sum(counts) + 1
-        k_shape, v_shape = attention.cache_shapes(num_blocks, n_kv_heads, block_size, head_dim)
+        k_shape, v_shape = cache_shapes(num_blocks, n_kv_heads, block_size, head_dim, dtype)
         self.block_size, self.scale = block_size, np.float32(head_dim**-0.5)
+        self.window, self.cap = window, np.float32(cap)
         self.k_cache, self.v_cache = np.zeros(k_shape, dtype), np.zeros(v_shape, dtype)
         self.tables = np.zeros((len(lengths), max(counts)), np.int32)
         blocks = iter(RNG.permutation(np.arange(1, num_blocks)))
@@ -42,9 +46,13 @@ class Paged:
         return self
 
     def poison(self, slots) -> None:
-        value = 0x7E00 if self.k_cache.dtype == np.uint16 else np.nan  # NaN
-        self.k_cache[slots // self.block_size, :, :, slots % self.block_size] = value
-        self.v_cache[slots // self.block_size, :, slots % self.block_size] = value
+        keys, values, nan = self.k_cache, self.v_cache, np.nan
+        if keys.dtype == np.int8:
+            keys, values = key_scales(keys), value_scales(values)
+        elif keys.dtype == np.uint16:
+            nan = 0x7E00
+        keys[slots // self.block_size, :, :, slots % self.block_size] = nan
+        values[slots // self.block_size, :, slots % self.block_size] = nan
 
     def attend(self, tokens, tables=None, workers=2) -> np.ndarray:
         """Outputs of the tokens (indices), computed in one batch."""
@@ -54,8 +62,9 @@ class Paged:
         scratch = np.full(attention.attention_scratch_shape(q, self.v_cache, tables), 77, np.float32)
         plan = Plan()
         caches = self.k_cache, self.v_cache
-        plan.add(attention.attention, q, *caches, tables, self.seq_index[tokens], positions, self.scale, scratch, out)
-        plan.add(attention.merge_chunks, scratch, positions, out)
+        settings = self.scale, self.window, self.cap
+        plan.add(attention.attention, q, *caches, tables, self.seq_index[tokens], positions, *settings, scratch, out)
+        plan.add(attention.merge_chunks, scratch, positions, self.window, out)
         plan.run(workers)
         return out
 
@@ -64,12 +73,12 @@ class Paged:
         q = self.q[tokens].astype(np.float64)
         sequences, positions = self.seq_index[tokens], self.positions[tokens]
         out = np.empty_like(q)
-        arguments = self.k_cache, self.v_cache, self.tables, sequences, positions, self.scale
+        arguments = self.k_cache, self.v_cache, self.tables, sequences, positions, self.scale, self.window, self.cap
         attention.attention_ref(q, *arguments, out)
         return out
 
 
-@pytest.fixture(params=[np.uint16, np.float32], ids=["f16", "f32"])
+@pytest.fixture(params=[np.uint16, np.float32, np.int8], ids=["f16", "f32", "q8_0"])
 def dtype(request):
     return request.param
 
@@ -82,8 +91,63 @@ def test_store_kv(dtype, head_dim):
     paged.k_cache[:], paged.v_cache[:] = 1, 1  # padding of values must be cleared where tokens are stored
     attention.store_kv(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
     used = np.isin(np.arange(len(paged.k_cache) * 5), paged.slots).reshape(-1, 1, 1, 5)
-    assert np.array_equal(np.where(used, paged.k_cache[:, :, :head_dim, :5], 0), expected[0][:, :, :head_dim, :5])
+    width = cache_width(head_dim, dtype) if dtype == np.int8 else head_dim  # of keys as floats no padding is read
+    assert np.array_equal(np.where(used, paged.k_cache[:, :, :width, :5], 0), expected[0][:, :, :width, :5])
+    if dtype == np.int8:
+        scales, expected_scales = key_scales(paged.k_cache)[..., :5], key_scales(expected[0])[..., :5]
+        assert np.array_equal(np.where(used, scales, 0), expected_scales)
     assert np.array_equal(np.where(used.swapaxes(2, 3), paged.v_cache, 0), expected[1])
+
+
+def gguf_rows(x: np.ndarray) -> np.ndarray:
+    """x (.., head_dim) as Q8_0 and back, by the gguf package; zeros fill the last group."""
+    padded = np.zeros((*x.shape[:-1], -(-x.shape[-1] // 32) * 32), np.float32)
+    padded[..., : x.shape[-1]] = x
+    kind = gguf.GGMLQuantizationType.Q8_0
+    return gguf.quants.dequantize(gguf.quants.quantize(padded, kind), kind)[..., : x.shape[-1]]
+
+
+@pytest.mark.parametrize("head_dim", [20, 64, 128])
+def test_q8_0_is_the_one_of_the_gguf_package(head_dim):
+    x = normal(200, 3, head_dim) * np.exp(3 * normal(200, 3, 1))
+    x[7] = 0
+    codes, scales = quantize_heads_ref(x)
+    expected, step = gguf_rows(x), np.repeat(scales.astype(np.float32), 32, axis=-1)[..., :head_dim]
+    difference = np.abs(dequantize_heads_ref(codes, scales, head_dim) - expected)
+    assert (difference <= 1.001 * step).all()  # where x / d is half-way, either neighbour is right
+    assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_attention_over_q8_0_against_numpy(head_dim):
+    """Plain attention in float64 over keys and values that the gguf package has converted."""
+    paged = Paged(np.int8, head_dim, lengths=(50,), block_size=16)
+    attention.store_kv(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
+    keys, values = (np.repeat(gguf_rows(x).astype(np.float64), 3, axis=1) for x in (paged.k, paged.v))
+    scores = np.einsum("thd,phd->htp", paged.q, keys) * head_dim**-0.5
+    scores[:, np.triu(np.ones((50, 50), bool), 1)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("htp,phd->thd", weights / weights.sum(-1, keepdims=True), values)
+    found = paged.attend(np.arange(50))
+    assert np.square(found - expected).sum() < 1e-6 * np.square(expected).sum()
+
+
+def test_q8_0_of_what_is_not_finite():
+    paged = Paged(np.int8, 64)
+    paged.k[3, 0, 5], paged.v[4, 1, 40] = np.inf, np.nan
+    attention.store_kv(paged.k, paged.v, paged.slots, paged.k_cache, paged.v_cache)
+    keys = attention.read_keys(paged.k_cache, paged.tables[0], 67, 64, 5)
+    values = attention.read_values(paged.v_cache, paged.tables[0], 67, 64)
+    assert np.argwhere(np.isnan(keys)).tolist() == [[3, 0, i] for i in range(32)]
+    assert np.argwhere(np.isnan(values)).tolist() == [[4, 1, i] for i in range(32, 64)]
+
+
+def test_bytes_of_a_block():
+    """Of the type that ggml gives 8.5 bits: 34 bytes for 32 elements."""
+    assert block_bytes(2, 32, 64, np.int8) == 2 * 2 * 32 * 64 // 32 * 34
+    assert block_bytes(2, 32, 80, np.int8) == 2 * 2 * 32 * 96 // 32 * 34
+    assert block_bytes(2, 32, 64, np.uint16) == 2 * 2 * 32 * 64 * 2
+    assert block_bytes(1, 8, 4, np.float32) == 4 * 8 * (8 + 16)  # half of the room for keys is unused
 
 
 @pytest.mark.parametrize("head_dim", [4, 8, 20, 64, 80, 96, 100, 128])
@@ -193,3 +257,61 @@ def test_scratch_only_where_contexts_are_split():
     assert attention.attention_scratch_shape(q, cache, tables) == (1, 14, 4096 // CHUNK, 72)
     assert attention.attention_scratch_shape(q, cache, tables[:, :8])[0] == 0
     assert attention.attention_scratch_shape(np.repeat(q, 64, 0), cache, tables)[0] == 0
+
+
+@pytest.mark.parametrize("cap", [0.0, 1.5], ids=["", "capped"])
+@pytest.mark.parametrize("window", [1, 7, 32, 100, 511, 512, 513, 700])
+def test_windows(dtype, window, cap):
+    """However the work is cut, and the same bits where it is cut elsewhere."""
+    length = 2 * CHUNK + 40
+    paged = Paged(dtype, 24, lengths=(length,), block_size=16, window=window, cap=cap).store()
+    every = np.arange(length)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=1e-5)
+    for size in (7, 300):
+        parts = [paged.attend(every[first : first + size]) for first in range(0, length, size)]
+        assert np.array_equal(np.concatenate(parts), whole)
+    for token in np.union1d(edges(length), edges(length - window) + window):
+        assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+
+
+@pytest.mark.parametrize("block_size", [1, 15, 40, 1024])
+def test_windows_and_sizes_of_blocks(dtype, block_size):
+    paged = Paged(dtype, 24, lengths=(CHUNK + 90, 77), block_size=block_size, window=60).store()
+    every = np.arange(CHUNK + 90 + 77)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=1e-5)
+    for token in (0, 59, 60, 61, CHUNK - 1, CHUNK, CHUNK + 59, CHUNK + 60, CHUNK + 89, CHUNK + 150):
+        assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+
+
+def test_a_window_as_long_as_the_context_is_none(dtype):
+    paged = Paged(dtype, 64, lengths=(600,), block_size=32).store()
+    every = np.arange(600)
+    whole = paged.attend(every)
+    paged.window = 600
+    assert np.array_equal(paged.attend(every), whole)
+    paged.window = 599
+    assert np.array_equal(paged.attend(every)[:599], whole[:599])
+    assert not np.array_equal(paged.attend(every), whole)
+
+
+@pytest.mark.parametrize("tokens", [[620], range(600, 621), range(560, 621)], ids=["one", "several", "many"])
+def test_nothing_before_a_window_is_read(dtype, tokens):
+    paged = Paged(dtype, 16, lengths=(621,), window=50).store()
+    tokens = np.array(tokens)
+    out = paged.attend(tokens)
+    paged.poison(paged.slots[: tokens[0] - 49])
+    assert np.array_equal(paged.attend(tokens), out)
+
+
+def test_a_cap(dtype):
+    """Far above all scores it changes next to nothing; far below it makes weights equal."""
+    paged = Paged(dtype, 64).store()
+    every = np.arange(100)
+    free = paged.attend(every)
+    paged.cap = np.float32(1e4)
+    assert np.allclose(paged.attend(every), free, rtol=1e-3, atol=1e-3)
+    paged.cap = np.float32(1e-4)
+    mean = paged.v[:67].mean(0).repeat(3, axis=0)
+    assert np.allclose(paged.attend(np.array([66]))[0], mean, atol=2e-2 if dtype == np.int8 else 2e-3)

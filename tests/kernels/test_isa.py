@@ -15,7 +15,14 @@ from densecore.kernels import simd_types
 from .instruction_sets import other_isas
 
 HERE = Path(__file__).parent
-SUITES = ("simd", "simd_memory", "formats", "quantize", "attention")  # matrix products: test_matmul compares bits
+SUITES = (
+    "simd",
+    "simd_memory",
+    "formats",
+    "quantize",
+    "products",
+    "attention",
+)  # matrix products: test_matmul compares bits
 AVX2 = {"avx2", "fma", "f16c"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 AMX = AVX512 | {"amx-tile", "amx-int8"}

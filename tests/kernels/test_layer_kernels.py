@@ -7,7 +7,7 @@ import pytest
 
 from densecore.kernels import activation, norm
 from densecore.kernels.cache import kernel
-from densecore.kernels.exp import exp2_f32x8, exp_f32x8
+from densecore.kernels.exp import exp2_f32x8, exp_f32x8, tanh_f32x8
 from densecore.kernels.simd import load_f32x8, store_f32x8
 
 RNG = np.random.default_rng(11)
@@ -58,6 +58,47 @@ def test_exp2():
     exp2_of(x, out[:8])
     assert np.isnan(out[0])
     assert np.array_equal(out[1:8], np.exp2(np.array([-126, -126, -126, -126, 0, -1, -2], np.float32)))
+
+
+@kernel
+def tanh_of(x, out):
+    for k in range(0, x.size, 8):
+        store_f32x8(out, k, tanh_f32x8(load_f32x8(x, k)))
+
+
+def test_tanh_is_within_four_ulp():
+    x = np.concatenate([np.linspace(-10, 10, 80_000), np.geomspace(1e-30, 1, 8_000)]).astype(np.float32)
+    out = np.empty_like(x)
+    tanh_of(x, out)
+    exact = np.tanh(x.astype(np.float64))
+    assert (np.abs(out - exact) <= 4 * np.spacing(np.abs(exact).astype(np.float32))).all()
+    assert (np.abs(out) <= 1).all()
+    x = np.array([np.nan, -np.nan, np.inf, -np.inf, 1e30, -1e30, 0, -0.0], np.float32)
+    tanh_of(x, out[:8])
+    assert np.isnan(out[:2]).all()
+    assert out[2:8].tolist() == [1, -1, 1, -1, 0, 0]
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 172])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_gelu_caps_and_factors(rows, n):
+    gate, up = normal(rows, n) * 4, normal(rows, n)
+    out, expected = np.empty_like(gate), np.empty_like(gate)
+    activation.geglu(gate, up, out)
+    activation.geglu_ref(gate.astype(np.float64), up, expected)
+    assert np.allclose(out, expected, rtol=1e-5, atol=1e-7)
+    for operation, twin in ((activation.soft_cap, activation.soft_cap_ref), (activation.scale, activation.scale_ref)):
+        out, expected = gate.copy(), gate.astype(np.float64)
+        operation(out, np.float32(2.5))
+        twin(expected, 2.5)
+        assert np.allclose(out, expected, rtol=1e-6)
+
+
+def test_gelu_of_large_numbers():
+    gate = np.array([[1e4, -1e4, 30, -30, 0, np.nan]], np.float32)
+    activation.geglu(gate, np.ones_like(gate), gate)
+    assert np.allclose(gate[0, :5], [1e4, 0, 30, 0, 0], rtol=1e-7, atol=1e-30)
+    assert np.isnan(gate[0, 5])
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 172])

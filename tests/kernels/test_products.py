@@ -8,7 +8,7 @@ import pytest
 
 from densecore.kernels.attention_products import MOST_ROWS, multiply
 from densecore.kernels.cache import inlined, kernel, outlined
-from densecore.kernels.simd_products import matrix, moved
+from densecore.kernels.simd_products import matrix, moved, scaled_columns, scaled_rows
 
 STRIDE = 96
 
@@ -42,6 +42,40 @@ def test_multiply(dtype, num_rows, count, columns):
         for at in range(0, columns, 8):
             run(x[row:].copy(), stored, count, by_vectors[row:], 1, 8, at)
     assert np.array_equal(result, by_vectors)
+
+
+@kernel
+def run_scaled_columns(x, y, count, out, num_rows, columns, scales):
+    right = scaled_columns(y, 0, STRIDE, scales, 0)
+    multiply(matrix(x, 0, STRIDE), right, matrix(y, 0, STRIDE), count, matrix(out, 0, STRIDE), num_rows, columns)
+
+
+@kernel
+def run_scaled_rows(x, y, count, out, num_rows, columns, scales):
+    right = scaled_rows(y, 0, y.shape[1], scales, 0)
+    multiply(matrix(x, 0, STRIDE), right, matrix(y, 0, STRIDE), count, matrix(out, 0, STRIDE), num_rows, columns)
+
+
+@pytest.mark.parametrize("by_rows", [False, True], ids=["columns", "rows"])
+@pytest.mark.parametrize("num_rows", range(1, MOST_ROWS + 2))
+@pytest.mark.parametrize(("count", "columns"), [(64, 64), (33, 96), (1, 32)])
+def test_codes_with_scales(by_rows, num_rows, count, columns):
+    """The same bits as of the floats that they stand for."""
+    rng = np.random.default_rng(num_rows)
+    x, _, out = operands(np.float32, num_rows, count)
+    codes = rng.integers(-127, 128, (96, STRIDE), np.int8)
+    if by_rows:  # (96, STRIDE / 32)
+        scales = rng.standard_normal((96, STRIDE // 32)).astype(np.float16)
+        y, at, stored, run_it = np.repeat(scales, 32, axis=1), STRIDE, [codes, scales.view(np.int8)], run_scaled_rows
+        array = np.concatenate(stored, axis=1)
+    else:  # (96 / 32, STRIDE)
+        scales = rng.standard_normal((3, STRIDE)).astype(np.float16)
+        y, at, run_it = np.repeat(scales, 32, axis=0), 96 * STRIDE, run_scaled_columns
+        array = np.concatenate([codes, scales.view(np.int8).reshape(6, STRIDE)])
+    expected, result = out.copy(), out.copy()
+    run(x, y.astype(np.float32) * codes, count, expected, num_rows, columns, 0)
+    run_it(x, array, count, result, num_rows, columns, at)
+    assert np.array_equal(result, expected)
 
 
 @pytest.mark.parametrize(("decorate", "stays"), [(outlined, True), (inlined, False)])

@@ -1,6 +1,6 @@
-"""The forward pass of the llama family in float64 numpy, written from the papers: an oracle that shares no code.
+"""The forward pass of the llama family, Gemma 2 and Phi-3 in float64 numpy, written from the papers.
 
-Weights are dequantized by the ``gguf`` package; nothing of ``densecore`` is imported.
+An oracle that shares no code. Weights are dequantized by the ``gguf`` package; nothing of ``densecore`` is imported.
 """
 
 from __future__ import annotations
@@ -24,6 +24,18 @@ class Reference:
             .astype(np.float64)
             for tensor in reader.tensors
         }
+        self.split("attn_qkv", "attn_q", "attn_k", "attn_v")
+        if self.arch == "phi3":
+            self.split("ffn_up", "ffn_gate", "ffn_up")
+
+    def split(self, fused: str, *names: str) -> None:
+        """Give matrices that lie one below the other their names."""
+        kv_dim = int(self.get("attention.head_count_kv") * self.get("attention.key_length"))
+        for name in [name for name in self.weights if name.endswith(f"{fused}.weight")]:
+            whole, prefix = self.weights.pop(name), name.removesuffix(f"{fused}.weight")
+            ends = [len(whole) - 2 * kv_dim, len(whole) - kv_dim] if len(names) == 3 else [len(whole) // 2]
+            parts = np.split(whole, ends)
+            self.weights |= {f"{prefix}{part}.weight": rows for part, rows in zip(names, parts, strict=True)}
 
     def get(self, key: str, default: float | None = None) -> float:
         value = self.metadata.get(f"{self.arch}.{key}", default)
@@ -68,20 +80,38 @@ class Reference:
         for head in range(n_heads):
             group = head // (n_heads // n_kv_heads)
             scores = q[:, head] @ k[:, group].T / np.sqrt(q.shape[-1])
+            if self.arch == "gemma2":
+                cap = self.get("attn_logit_softcapping")
+                scores = np.tanh(scores / cap) * cap
             scores[np.triu_indices(num_tokens, 1)] = -np.inf
+            if self.arch == "phi3" or (self.arch == "gemma2" and int(prefix.removeprefix("blk.")) % 2 == 0):
+                scores[np.tril_indices(num_tokens, -int(self.get("attention.sliding_window")))] = -np.inf
             weights = np.exp(scores - scores.max(1, keepdims=True))
             out[:, head] = weights / weights.sum(1, keepdims=True) @ v[:, group]
-        return self.linear(out.reshape(num_tokens, -1), f"{prefix}.attn_output")
+        return self.after(self.linear(out.reshape(num_tokens, -1), f"{prefix}.attn_output"), f"{prefix}.post_attention")
+
+    def after(self, x: np.ndarray, name: str) -> np.ndarray:
+        """The norm behind a block, where the file has one."""
+        return self.rms_norm(x, f"{name}_norm") if f"{name}_norm.weight" in self.weights else x
 
     def feed_forward(self, x: np.ndarray, prefix: str) -> np.ndarray:
         gate, up = self.linear(x, f"{prefix}.ffn_gate"), self.linear(x, f"{prefix}.ffn_up")
-        return self.linear(gate / (1 + np.exp(-gate)) * up, f"{prefix}.ffn_down")
+        active = gate / (1 + np.exp(-gate))
+        if self.arch == "gemma2":
+            active = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+        return self.after(self.linear(active * up, f"{prefix}.ffn_down"), f"{prefix}.post_ffw")
 
     def forward(self, token_ids: np.ndarray) -> np.ndarray:
         x = self.weights["token_embd.weight"][token_ids]
+        if self.arch == "gemma2":
+            x = x * np.sqrt(x.shape[1])
         for layer in range(int(self.get("block_count"))):
             prefix = f"blk.{layer}"
             x = x + self.attention(self.rms_norm(x, f"{prefix}.attn_norm"), prefix)
             x = x + self.feed_forward(self.rms_norm(x, f"{prefix}.ffn_norm"), prefix)
         output = "output" if "output.weight" in self.weights else "token_embd"
-        return self.linear(self.rms_norm(x, "output_norm"), output)
+        logits = self.linear(self.rms_norm(x, "output_norm"), output)
+        if self.arch == "gemma2":
+            cap = self.get("final_logit_softcapping")
+            return np.tanh(logits / cap) * cap
+        return logits

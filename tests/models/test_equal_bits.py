@@ -27,7 +27,7 @@ def model(request, tmp_path):
         yield opened
 
 
-@pytest.mark.parametrize("kv", ["f16", "f32"])
+@pytest.mark.parametrize("kv", ["f16", "f32", "q8_0"])
 @pytest.mark.parametrize("chunks", [[1] * 75, [32, 43], [7, 31, 37]], ids=["singly", "two", "odd"])
 def test_chunks(model, kv, chunks):
     assert np.array_equal(run(model, TOKENS, kv=kv, chunks=chunks), run(model, TOKENS, kv=kv))

@@ -16,19 +16,19 @@ SCRIPT = """
 import sys
 import numpy as np
 from tests.models.running import open_model, run
-path, out, *ids = sys.argv[1:]
+path, out, kv, *ids = sys.argv[1:]
 with open_model(path) as model:
-    np.save(out, run(model, list(map(int, ids))))
+    np.save(out, run(model, list(map(int, ids)), kv=kv))
 assert not hasattr(sys.modules["densecore.kernels.plan"].work, "signatures"), "something was compiled"
 """
 
 
-@pytest.mark.parametrize("tensor_type", ["F32", "Q8_0"])
-def test_twins_compute_the_model(tmp_path, tensor_type):
+@pytest.mark.parametrize(("tensor_type", "kv"), [("F32", "f32"), ("Q8_0", "f32"), ("F32", "q8_0")])
+def test_twins_compute_the_model(tmp_path, tensor_type, kv):
     sizes = {"dim": 32, "hidden_dim": 32, "n_heads": 2, "n_kv_heads": 1, "n_layers": 1}
     path = make_model(tmp_path / "model.gguf", "qwen3", tensor_type=tensor_type, **sizes)
     with open_model(path) as model:
-        compiled = run(model, [5, 6, 7])
-    command = [sys.executable, "-c", SCRIPT, str(path), str(tmp_path / "logits.npy"), "5", "6", "7"]
+        compiled = run(model, [5, 6, 7], kv=kv)
+    command = [sys.executable, "-c", SCRIPT, str(path), str(tmp_path / "logits.npy"), kv, "5", "6", "7"]
     subprocess.run(command, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, check=True)
     assert nmse(np.load(tmp_path / "logits.npy"), compiled) < 1e-9
