@@ -65,7 +65,7 @@ def test_version_flag(cli: Cli) -> None:
         (["run", "x", "--logit-bias", "5=1000"], "-100"),
         (["run", "x", "--threads", "-1"], "threads must be"),
         (["run", "x", "--ctx-size", "0"], "max_model_len must be"),
-        (["run", "x", "--kv-cache-dtype", "q8_0"], "f16"),
+        (["run", "x", "--kv-cache-dtype", "q4_0"], "f16"),
         (["run", "x", "--pinning", "scater"], "did you mean scatter?"),
         (["run", "x", "--numa-node", "-2"], "numa_node_id must be an integer from -1"),
         (["run", "x", "--json-schema", "/no/such/file"], "/no/such/file cannot be read: No such file"),
