@@ -27,10 +27,12 @@ from .sampling_order import (
     score_of,
     weight_of,
 )
+from .simd import prefetch_far
 
 __all__ = ["BLOCK", "Edits", "Settings", "Workspace", "edit_ref"]
 
 BLOCK = 128  # tokens whose highest key is kept, so that most blocks can be skipped
+AHEAD = 4096  # logits: how far before a pass memory is asked for them, as it takes long to answer
 PART = 16  # tokens of a block that are looked at one by one if any of them is wanted
 _MAX_SCORE = float(np.finfo(np.float32).max)
 
@@ -112,6 +114,8 @@ def scan(logits, peaks):
     lowest, highest = np.int32(INF_KEY), np.int32(-INF_KEY)
     for block in range(peaks.shape[0]):
         first = block * BLOCK
+        for line in range(first + AHEAD, first + AHEAD + BLOCK, 16):
+            prefetch_far(logits, line)
         if first + BLOCK <= logits.shape[0]:  # a constant length is what vectorises best
             low, peak = peak_of(logits, first, first + BLOCK)
         else:

@@ -8,6 +8,7 @@ rows go into one call of compiled code, which holds no interpreter lock.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from .atomics import atomic_add
 from .plan import operation
 from .sampling import Edits, Settings, Workspace, sample, sample_ref
 
-__all__ = ["DRAW", "edit_addresses", "pack_draw", "sample_rows"]
+__all__ = ["DRAW", "edit_addresses", "pack_draws", "sample_rows"]
 
 # An address, a number, or a setting each: the arguments of `sample`, but for its scratch.
 DRAW = np.dtype(
@@ -34,9 +35,17 @@ def edit_addresses(edits: Edits) -> tuple[int, int, int]:
     return ids, bias, counts
 
 
-def pack_draw(logits: np.ndarray, settings: Settings, addresses: tuple[int, int, int], n_edits: int, u: float) -> tuple:
-    """An element of an array of `DRAW`. All arrays must be contiguous and stay where they are."""
-    return logits.__array_interface__["data"][0], *addresses, n_edits, *settings, u
+def pack_draws(
+    packed: np.ndarray,
+    logits: Sequence[np.ndarray],
+    addresses: Sequence[tuple[int, int, int]],
+    n_edits: Sequence[int],
+    u: Sequence[float],
+) -> None:
+    """Fill an array of `DRAW`, but for the settings. All arrays must be contiguous and stay where they are."""
+    packed["logits"] = [row.__array_interface__["data"][0] for row in logits]
+    packed["ids"], packed["bias"], packed["counts"] = np.array(addresses, np.int64).T
+    packed["n_edits"], packed["u"] = n_edits, u
 
 
 def sample_rows_ref(draws: np.ndarray, n_vocab: int, work: Workspace, token_ids: np.ndarray, taken: np.ndarray) -> None:

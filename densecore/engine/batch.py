@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -34,18 +35,20 @@ class Row:
 def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) -> Batch:
     """The batch of one step, by a model that has these adapters."""
     counts = [len(row.token_ids) for row in rows]
-    ends = np.cumsum(counts, dtype=np.int32)
     tables = _block_tables([row.block_table for row in rows])
-    positions = np.concatenate([np.arange(row.first, row.first + len(row.token_ids), dtype=np.int32) for row in rows])
+    # Lists, as most rows have one token: an array for each row would take longer than all the rest.
+    positions = np.array(
+        [row.first + i for row, count in zip(rows, counts, strict=True) for i in range(count)], np.int32
+    )
     seq_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    wanted = [np.arange(end - row.num_logits, end, dtype=np.int32) for row, end in zip(rows, ends, strict=True)]
+    ends = zip(rows, accumulate(counts), strict=True)
     batch = Batch(
-        token_ids=np.concatenate([np.array(row.token_ids, np.int32) for row in rows]),
+        token_ids=np.array([token_id for row in rows for token_id in row.token_ids], np.int32),
         positions=positions,
         slot_mapping=slots(tables, seq_index, positions, block_size),
         seq_index=seq_index,
         block_tables=tables,
-        logits_indices=np.concatenate(wanted),
+        logits_indices=np.array([i for row, end in ends for i in range(end - row.num_logits, end)], np.int32),
     )
     if not any(row.adapters for row in rows):
         return batch

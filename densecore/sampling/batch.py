@@ -14,7 +14,7 @@ import numpy as np
 
 from densecore.kernels.plan import Plan
 from densecore.kernels.sampling import Edits, Settings, Workspace, sample
-from densecore.kernels.sampling_rows import DRAW, pack_draw, sample_rows
+from densecore.kernels.sampling_rows import DRAW, pack_draws, sample_rows
 
 if TYPE_CHECKING:
     from densecore.sampling.sampler import Sampler
@@ -71,19 +71,53 @@ def _draw(draws: list[Draw], num_workers: int) -> list[int]:
         (draw,) = draws
         work = _workspace(draw.logits.size)
         return [int(sample(draw.logits, work, draw.settings, draw.edits, draw.n_edits, draw.u))]
-    workers = max(1, min(num_workers, len(draws)))
-    packed = np.array(
-        [pack_draw(draw.logits, draw.settings, draw.addresses, draw.n_edits, draw.u) for draw in draws], DRAW
-    )
-    token_ids, taken = np.empty(len(draws), np.int64), np.zeros(1, np.int64)
-    plan = Plan()
-    n_vocab = draws[0].logits.size
-    plan.add(sample_rows, packed, n_vocab, _workspaces(n_vocab, workers), token_ids, taken)
-    plan.run(workers)
-    return token_ids.tolist()
+    return _rows_plan(len(draws), draws[0].logits.size, max(1, min(num_workers, len(draws)))).run(draws)
 
 
+class _RowsPlan:
+    """The compiled call for so many rows. It is kept, as most steps have as many rows as the one before."""
+
+    def __init__(self, count: int, n_vocab: int, workers: int) -> None:
+        self.workers, self.settings = workers, [_NO_SETTINGS] * count
+        self.packed = np.zeros(count, DRAW)
+        self.token_ids, self.taken = np.empty(count, np.int64), np.zeros(1, np.int64)
+        self.plan = Plan()
+        self.plan.add(sample_rows, self.packed, n_vocab, _workspaces(n_vocab, workers), self.token_ids, self.taken)
+
+    def run(self, draws: list[Draw]) -> list[int]:
+        """Token ids, or error codes, of as many draws."""
+        settings = [draw.settings for draw in draws]
+        if settings != self.settings:
+            self.settings = settings
+            for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
+                self.packed[name] = column
+        pack_draws(
+            self.packed,
+            [draw.logits for draw in draws],
+            [draw.addresses for draw in draws],
+            [draw.n_edits for draw in draws],
+            [draw.u for draw in draws],
+        )
+        self.taken[0] = 0
+        self.plan.run(self.workers)
+        return self.token_ids.tolist()
+
+
+_NO_SETTINGS = Settings(*[np.nan] * len(Settings._fields))  # NaN: equal to none
+_MAX_PLANS = 64
 _scratch = threading.local()
+
+
+def _rows_plan(*key: int) -> _RowsPlan:
+    """For (count, n_vocab, workers); each calling thread has its own."""
+    plans = _scratch.__dict__.setdefault("plans", {})
+    plan = plans.pop(key, None)
+    if plan is None:
+        if len(plans) >= _MAX_PLANS:
+            plans.pop(next(iter(plans)))  # the one that was used least recently
+        plan = _RowsPlan(*key)
+    plans[key] = plan
+    return plan
 
 
 def _workspace(n_vocab: int) -> Workspace:

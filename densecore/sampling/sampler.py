@@ -132,7 +132,8 @@ class Sampler:
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
         logits = np.ascontiguousarray(logits, np.float32)
-        return self._draw(self._allowed(logits), uniform(self.seed, self.num_output))
+        u = uniform(self.seed, self.num_output) if self._settings.temperature > 0 else 0.0  # greedy: not used
+        return self._draw(self._allowed(logits), u)
 
     def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
         """The second half: `accept` the token that was drawn from logits, or raise what its error code says.

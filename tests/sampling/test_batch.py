@@ -7,8 +7,8 @@ import pytest
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError
-from densecore.kernels.sampling import NOT_FINITE, Edits, Workspace, sample
-from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draw, sample_rows
+from densecore.kernels.sampling import NOT_FINITE, Edits, Settings, Workspace, sample
+from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draws, sample_rows
 from densecore.sampling import Sampler, Vocabulary, sample_batch
 from tests.sampling.drawing import NO_EDITS, OFF
 
@@ -116,8 +116,11 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
         for edited in ((edits, 2), (NO_EDITS, 0))
     ]
     rows.append((np.full(300, np.nan, np.float32), all_settings[0], NO_EDITS, 0, 0.5))
-    packed = [pack_draw(row[0], row[1], edit_addresses(row[2]), *row[3:]) for row in rows]
-    draws, work = np.array(packed, DRAW), Workspace.create(300, num_workers)
+    draws, work = np.zeros(len(rows), DRAW), Workspace.create(300, num_workers)
+    logits, settings, edits, n_edits, u = zip(*rows, strict=True)
+    for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
+        draws[name] = column
+    pack_draws(draws, logits, [edit_addresses(edited) for edited in edits], n_edits, u)
     token_ids, by_twin = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     sample_rows(draws, 300, work, token_ids, np.zeros(1, np.int64))
     sample_rows.twin(draws, 300, work, by_twin, np.zeros(1, np.int64))
