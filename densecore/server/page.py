@@ -36,8 +36,8 @@ def _page() -> tuple[str, dict[str, str]]:
 def content_security_policy(html: str) -> str:
     """Only the page's own script and style run, it speaks with this server alone, and no other page may frame it.
 
-    Scripts and styles are named by their digest, so that nothing which a model writes can be one. Where browsers know of
-    trusted types, text cannot even be made into markup.
+    Scripts and styles are named by their digests, so that nothing which a model writes can be one. Where browsers know
+    of trusted types, text cannot even be made into markup.
     """
     rules = {
         "default-src": "'none'",
