@@ -16,6 +16,7 @@ WANTED = [
     "densecore/py.typed",
     "densecore/data/pystd-6m-q8_0.gguf",
     "densecore/data/README-pystd.md",
+    "densecore/server/chat.html",
     "densecore/kernels/simd.py",
     "densecore/kernels/formats/q4_k.py",
 ]

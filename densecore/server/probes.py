@@ -1,4 +1,4 @@
-"""Whether the server lives, has started, and takes requests; and what it is: ``/``."""
+"""Whether the server lives, has started, and takes requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-import densecore
 from densecore.server.service import Service, service_of
 
 __all__ = ["OPEN_PATHS", "router"]
@@ -57,16 +56,3 @@ async def startup(http: HttpRequest) -> Response | dict[str, Any]:
 async def live() -> dict[str, Any]:
     """Whether the process answers."""
     return _answer("healthy")
-
-
-@router.get("/", response_model=None)
-async def root(http: HttpRequest) -> dict[str, Any]:
-    """What this is, and where to go."""
-    return {
-        "name": "densecore",
-        "version": densecore.__version__,
-        "models": "/v1/models",
-        "documentation": "/docs",
-        "health": "/health",
-        "metrics": "/metrics",
-    }
