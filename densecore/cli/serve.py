@@ -34,7 +34,8 @@ then, with any client of OpenAI's API:
 Every flag is an environment variable, too, with and without the prefix DENSECORE_: HOST, PORT, THREADS,
 MAIN_MODEL_PATH, DRAFT_MODEL_PATH, MAX_CONCURRENCY, LOG_LEVEL, LOG_FORMAT, AUTH_ENABLED, API_KEYS, RATE_LIMIT_ENABLED,
 RATE_LIMIT_RPS, RATE_LIMIT_BURST, CORS_ENABLED, CORS_ORIGINS, SHUTDOWN_TIMEOUT, REQUEST_TIMEOUT, MAX_BODY_BYTES,
-MAX_LOADED_MODELS. A flag goes before DENSECORE_PORT, and that before PORT. SIGTERM lets requests finish.
+MAX_LOADED_MODELS, KV_CACHE_BYTES, PREALLOCATE_KV_CACHE. A flag goes before DENSECORE_PORT, and that before PORT.
+SIGTERM lets requests finish.
 """
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MAX_CONCURRENCY, MAX_QUEUE = 16, 256
@@ -106,6 +107,19 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--request-timeout", type=_seconds, metavar="TIME", help="for a request (default 600s)")
     group.add_argument("--shutdown-timeout", type=_seconds, metavar="TIME", help="after SIGTERM (default 30s)")
     group.add_argument("--max-body-bytes", type=int, metavar="N", help="size of a request (default 8388608)")
+    group.add_argument(
+        "--kv-cache-bytes",
+        type=int,
+        metavar="N",
+        help="memory for the KV cache of a model, at most (default: what requests need, or half of what is free)",
+    )
+    group.add_argument(
+        "--no-preallocate",
+        dest="preallocate_kv_cache",
+        action="store_const",
+        const=False,
+        help="take that memory as it is used, not when a model is loaded",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -157,9 +171,13 @@ def _settings(args: argparse.Namespace) -> tuple[ServerSettings, dict[str, Any]]
 def _engine_options(args: argparse.Namespace, rest: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `DenseCore`."""
     config = engine_config(args, rest.get("max_concurrency", MAX_CONCURRENCY))
-    waiting = MAX_QUEUE if args.max_queue is None else args.max_queue
+    changes = {
+        "max_num_waiting": MAX_QUEUE if args.max_queue is None else args.max_queue,
+        "kv_cache_bytes": rest.get("kv_cache_bytes"),
+        "preallocate_kv_cache": rest.get("preallocate_kv_cache", True),
+    }
     try:
-        return dataclasses.asdict(dataclasses.replace(config, max_num_waiting=waiting))
+        return dataclasses.asdict(dataclasses.replace(config, **changes))
     except InvalidConfigError as error:
         wrong_usage(args, str(error))
 

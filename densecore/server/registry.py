@@ -45,9 +45,13 @@ class ModelEntry:
 
 
 def load_model(entry: ModelEntry, options: dict[str, Any]) -> DenseCore:
-    """Open a model's file and compile the kernels that it needs."""
+    """Open a model's file and compile the kernels that it needs.
+
+    Unless `options` say otherwise the KV cache's memory is taken now, so that a machine that has promised too much
+    says so before the server is ready, not in the middle of somebody's answer.
+    """
     entry.progress = "reading the model's file"
-    model = DenseCore(entry.path, draft_model_path=entry.draft_path, **options)
+    model = DenseCore(entry.path, draft_model_path=entry.draft_path, **({"preallocate_kv_cache": True} | options))
     try:
         entry.progress = "compiling kernels"
         model.compile_kernels()

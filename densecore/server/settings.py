@@ -136,6 +136,8 @@ ENVIRONMENT: dict[str, Callable[[str], Any]] = {
     "main_model_path": str,
     "draft_model_path": str,
     "max_concurrency": int,
+    "kv_cache_bytes": int,
+    "preallocate_kv_cache": _switch,
 }
 
 

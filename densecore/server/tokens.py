@@ -75,11 +75,17 @@ async def tokenizer_info(http: HttpRequest, model: str | None = None) -> dict[st
             "bos_id": tokenizer.bos_id,
             "eos_id": tokenizer.eos_id,
             "eog_ids": sorted(tokenizer.eog_ids),
+            "bos_token": _text(loaded, tokenizer.bos_id),  # evaluation harnesses look for these two
+            "eos_token": _text(loaded, tokenizer.eos_id),
             "add_bos": tokenizer.add_bos,
             "add_eos": tokenizer.add_eos,
             "max_model_len": loaded.max_model_len,
             "chat_template": tokenizer.chat_template,
         }
+
+
+def _text(model: DenseCore, token_id: int | None) -> str | None:
+    return None if token_id is None else model.tokenizer.token_text(token_id)
 
 
 @router.post("/apply-template", openapi_extra=describes(ApplyTemplate), response_model=None)
