@@ -262,19 +262,19 @@ class Engine:
 
     def step(self) -> bool:
         """One tick; False when there is nothing left to do."""
-        self._admit()
         start = time.perf_counter()
         try:
+            self._admit()
             self.speculation.propose(self.scheduler.running)
             batch = self.scheduler.schedule()
             logits = self.runner.run(batch)
             sampled = self._sample(batch, logits)
             self.scheduler.postprocess(batch, sampled)
             self._measure(batch, sampled, time.perf_counter() - start)
+            self._adapters.settle()
         except Exception as error:  # no single request caused it: the engine cannot tell what is still sound
             logger.exception("a step of the engine failed")
             self._end_all(InferenceError(f"the engine failed in a step: {error}"))
-        self._adapters.settle()
         return self.scheduler.has_work or bool(self._inbox)
 
     def _admit(self) -> None:

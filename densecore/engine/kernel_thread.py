@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -24,6 +25,8 @@ from typing import Protocol, TypeVar
 from densecore.exceptions import InferenceError
 
 __all__ = ["KernelThread", "Stepper", "kernel_thread"]
+
+logger = logging.getLogger("densecore")
 
 Result = TypeVar("Result")
 
@@ -119,11 +122,20 @@ class KernelThread:
             with short_switch_interval():
                 if call is not None:
                     self._run_call(*call)
-                if engine is not None and engine.step():
+                if engine is not None and self._step(engine):
                     with self._wake:
                         if engine not in self._busy:
                             self._busy.append(engine)
             call = engine = None  # a closed engine's memory must not wait here for the next one's work
+
+    @staticmethod
+    def _step(engine: Stepper) -> bool:
+        """A step, whose failure must not end this thread: other engines live on it, too."""
+        try:
+            return engine.step()
+        except Exception:
+            logger.exception("an engine failed, and gets no more steps until it is woken")
+            return False
 
     @staticmethod
     def _run_call(future: Future, function: Callable[[], object]) -> None:

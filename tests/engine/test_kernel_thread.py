@@ -76,3 +76,14 @@ def test_a_busy_python_thread_does_not_hold_it_up(thread):
         busy.join()
     assert held_up > 0.2
     assert on_kernel_thread < held_up / 2
+
+
+def test_an_engine_that_fails_does_not_end_it(thread, caplog):
+    class Failing:
+        def step(self):
+            raise RuntimeError("broken")
+
+    thread.wake(Failing())
+    assert thread.call(lambda: 7) == 7
+    assert thread.call(lambda: 8) == 8
+    assert "an engine failed" in caplog.text
