@@ -29,7 +29,6 @@ from .simd_amx_rows import (
 )
 
 FEWEST_TOKENS = 3  # fewer are as fast without
-MOST_TOKENS = 2 * TOKENS
 NEXT_LINES = 128  # bytes: the cache fetches lines by twos
 
 
@@ -76,7 +75,7 @@ def write_few(y, row, last, rows, top, out):
 def multiply_rows_amx(fmt: Format) -> Callable[..., None]:
     """The function (w, row_bytes, x, y, first, last) for one format, to be compiled as part of `matmul`.
 
-    It takes at most MOST_TOKENS tokens, and a matrix of at least 32 rows.
+    It takes at most 2 * TOKENS tokens, and a matrix of at least 32 rows.
     """
     how, type_size = fmt.unpacked, fmt.type_size
     assert how is not None

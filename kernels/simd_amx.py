@@ -46,23 +46,30 @@ def register(number: int) -> ir.Constant:
     return ir.Constant(_I8, number)
 
 
+def emit_configuration(builder: ir.IRBuilder, sizes: dict[int, tuple[int, int]]) -> None:
+    """Set the sizes of tile registers: rows, and bytes in each, by the number of the register (ldtilecfg)."""
+    memory = builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(_I8, 64)), _POINTER)
+    cgutils.memset(builder, memory, ir.Constant(_I64, 64), 0)
+
+    def write(place: int, value: int) -> None:
+        builder.store(ir.Constant(_I8, value), builder.gep(memory, [ir.Constant(_I64, place)]))
+
+    write(0, 1)  # the palette
+    for number, (rows, bytes_in_row) in sizes.items():
+        write(16 + 2 * number, bytes_in_row)
+        write(48 + number, rows)
+    emit_tile_instruction(builder, "llvm.x86.ldtilecfg", memory)
+
+
 @intrinsic(prefer_literal=True)
 def configure_tiles(typingctx, width):
-    """Set the sizes of all tile registers (ldtilecfg): for TOKENS tokens, and `width` elements of each at a time."""
+    """Set the sizes of all tile registers: for TOKENS tokens, and `width` elements of each at a time."""
     bytes_in_row = width.literal_value
+    sizes = dict.fromkeys(_C, (TOKENS, 64)) | dict.fromkeys(_A, (TOKENS, bytes_in_row))
+    sizes |= dict.fromkeys(_B, (bytes_in_row // 4, 64))
 
     def codegen(context, builder, sig, args):
-        memory = builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(_I8, 64)), _POINTER)
-        cgutils.memset(builder, memory, ir.Constant(_I64, 64), 0)
-
-        def write(place: int, value: ir.Value) -> None:
-            builder.store(value, builder.gep(memory, [ir.Constant(_I64, place)]))
-
-        write(0, register(1))  # the palette
-        for number in (*_C, *_A, *_B):
-            write(16 + 2 * number, ir.Constant(_I8, bytes_in_row if number in _A else 64))
-            write(48 + number, ir.Constant(_I8, bytes_in_row // 4 if number in _B else TOKENS))
-        emit_tile_instruction(builder, "llvm.x86.ldtilecfg", memory)
+        emit_configuration(builder, sizes)
         return context.get_dummy_value()
 
     return types.void(width), codegen

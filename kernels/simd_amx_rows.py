@@ -12,11 +12,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 from .panel import RUN
-from .simd_amx import emit_tile_instruction, register
+from .simd_amx import emit_configuration, emit_tile_instruction, register
 from .simd_tiles import Reader, split
 from .simd_types import I32, Vector, call, constant, join, shuffle
 
@@ -30,25 +29,17 @@ QUADS = RUN // 4  # groups of four elements in a run: rows of a tile of activati
 
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
 _SUMS, _ROWS, _TOKENS = (0, 1), (2, 3), (4, 5)  # registers
-_MATRIX_STRIDE, _TOKEN_STRIDE = RUN, 4 * TOKENS  # bytes between the rows of an unpacked tile, and of one of tokens
+_TOKEN_STRIDE = 4 * TOKENS  # bytes between the rows of a tile of tokens
 
 
 @intrinsic
 def configure_row_tiles(typingctx):
-    """Set the sizes of all tile registers (ldtilecfg)."""
+    """Set the sizes of all tile registers."""
+    sizes = dict.fromkeys(_SUMS, (ROWS, 4 * TOKENS)) | dict.fromkeys(_ROWS, (ROWS, RUN))
+    sizes |= dict.fromkeys(_TOKENS, (QUADS, 4 * TOKENS))
 
     def codegen(context, builder, sig, args):
-        memory = builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(_I8, 64)), _I8.as_pointer())
-        cgutils.memset(builder, memory, ir.Constant(_I64, 64), 0)
-
-        def write(place: int, value: int) -> None:
-            builder.store(ir.Constant(_I8, value), builder.gep(memory, [ir.Constant(_I64, place)]))
-
-        write(0, 1)  # the palette
-        for number in (*_SUMS, *_ROWS, *_TOKENS):
-            write(16 + 2 * number, RUN if number in _ROWS else 4 * TOKENS)
-            write(48 + number, QUADS if number in _TOKENS else ROWS)
-        emit_tile_instruction(builder, "llvm.x86.ldtilecfg", memory)
+        emit_configuration(builder, sizes)
         return context.get_dummy_value()
 
     return types.void(), codegen

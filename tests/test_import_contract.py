@@ -33,7 +33,7 @@ ALLOWED = {
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
     "cli": {"cli", "server", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
 }
-OPEN_TO_ALL = {"exceptions", "config", "checks", "__init__"}
+OPEN_TO_ALL = {"exceptions", "config", "checks", "split_names", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.
 KERNEL_USERS = {"densecore/engine/workers.py"}
 KERNELS_MAY_IMPORT = {"numpy", "numba", "llvmlite"} | set(sys.stdlib_module_names)

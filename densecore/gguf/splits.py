@@ -6,23 +6,22 @@ many there are (``split.count``); ``split.tensors.count`` is the number of tenso
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from densecore.gguf.errors import load_error
 from densecore.gguf.metadata import Metadata
+from densecore.split_names import PART_NAME, part_names
 
 __all__ = ["COUNT_KEY", "NO_KEY", "TENSORS_KEY", "check_part", "part_paths", "split_paths"]
 
 NO_KEY = "split.no"
 COUNT_KEY = "split.count"
 TENSORS_KEY = "split.tensors.count"
-_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 
 
 def split_paths(path: Path, count: int) -> list[Path]:
     """Names of the `count` parts of the model ``NAME.gguf``."""
-    return [path.with_name(f"{path.stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
+    return [path.with_name(name) for name in part_names(path.stem, count)]
 
 
 def part_paths(path: Path) -> list[Path]:
@@ -31,7 +30,7 @@ def part_paths(path: Path) -> list[Path]:
     Only names are looked at, so that a link into a download cache finds its neighbours. ModelLoadError if
     the name says part 0, or a part beyond the last.
     """
-    match = _PART_NAME.fullmatch(path.name)
+    match = PART_NAME.fullmatch(path.name)
     if match is None:
         return [path]
     number, count = int(match["number"]), int(match["count"])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from densecore.exceptions import ModelLoadError
+from densecore.split_names import PART_NAME, part_names
 
 __all__ = ["PREFERENCE", "ModelFiles", "choose", "models_among", "quantization_of"]
 
@@ -20,7 +21,6 @@ PREFERENCE = (
 _OTHER_FILES = ("mmproj", "imatrix")  # in names of files that are no language models
 _MOST_NAMES = 12  # in a message
 _MOST_PARTS = 999
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _QUANTIZATION = re.compile(
     r"(?<![A-Z0-9])(?P<dynamic>UD-)?(?:FP(?P<float>16|32)|(?P<name>I?Q[1-8](?:_[A-Z0-9]+)*|TQ[12]_0|BF16|F16|F32|MXFP4))"
     r"(?![A-Z0-9])"
@@ -92,10 +92,10 @@ def choose(filenames: Iterable[str], selector: str | None, where: str) -> ModelF
 
 
 def _parts(filename: str) -> tuple[str, ...]:
-    match = _PART.fullmatch(filename)
+    match = PART_NAME.fullmatch(filename)
     if match is None or not 1 <= int(match["number"]) <= int(match["count"]) <= _MOST_PARTS:
         return (filename,)
-    return tuple(f"{match['stem']}-{n:05d}-of-{match['count']}.gguf" for n in range(1, int(match["count"]) + 1))
+    return tuple(part_names(match["stem"], int(match["count"])))
 
 
 def _of_quantization(models: Sequence[ModelFiles], selector: str) -> list[ModelFiles]:
