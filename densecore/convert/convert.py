@@ -73,7 +73,7 @@ def convert_checkpoint(
 
 def _add_tensors(writer: GGUFWriter, tensors: dict[str, LazyTensor], wanted: GGMLType) -> None:
     for name, tensor in tensors.items():
-        kind = type_of(name, tensor.shape, wanted)
+        kind = tensor.kind or type_of(name, tensor.shape, wanted)
         writer.add_tensor_chunks(name, partial(encoded, name, tensor, kind), kind, tensor.shape[::-1])
 
 

@@ -38,7 +38,7 @@ def encoded(name: str, tensor: LazyTensor, kind: GGMLType) -> Iterator[np.ndarra
     Raises ModelLoadError if float16 cannot hold a number.
     """
     for chunk in tensor.chunks():
-        if tensor.dtype == _SAME.get(kind) and not tensor.shift:
+        if tensor.kind is not None or (tensor.dtype == _SAME.get(kind) and not tensor.shift):
             yield np.ascontiguousarray(chunk)
             continue
         values = to_float32(chunk, tensor.dtype)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from densecore.gguf import GGMLType
+
 __all__ = ["CHUNK_ELEMENTS", "DTYPES", "LazyTensor", "to_float32"]
 
 CHUNK_ELEMENTS = 1 << 21  # read at a time: 8 MiB as float32
@@ -39,6 +41,7 @@ class LazyTensor:
     shape: tuple[int, ...]
     pieces: tuple[np.ndarray, ...]
     shift: float = 0.0  # is added to each element
+    kind: GGMLType | None = None  # the type of the chunks, where they are blocks of a GGUF file already
 
     @property
     def view(self) -> np.ndarray:

@@ -48,11 +48,14 @@ class RopeSettings:
             return self.local.number("rope_theta", minimum=1e-6)
         return self._config.number("rope_local_base_freq", "local_rope_theta", default=None, minimum=1e-6)
 
-    def fraction(self) -> float:
-        """The part of a head that is rotated."""
+    def fraction(self, default: float = 1.0) -> float:
+        """The part of a head that is rotated, from 0 to 1."""
         names = ("partial_rotary_factor", "rotary_pct", "rope_pct")
         source = self.scaling if self.scaling.has(*names) else self._config
-        return source.number(*names, default=1.0, minimum=0.0)
+        found = source.number(*names, default=default, minimum=0.0)
+        if found > 1.0:
+            raise source.error(names[0], f"is {found:g}", "from 0 to 1")
+        return found
 
     def original_context(self, default: int) -> int:
         """The context length before scaling."""

@@ -23,7 +23,8 @@ __all__ = ["Change", "Row", "Rules", "linear", "row"]
 
 Change = Callable[["Rules", LazyTensor], LazyTensor]
 MAX_LAYERS = 4096
-EXPERT = "{expert}"  # stands for the number of an expert
+# What stands for a number in the name of a source, and the size that says how many there are.
+_STACKS = {"{expert}": "experts", "{head}": "n_heads", "{kv_head}": "n_kv_heads"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Row:
 
     `target` and `source` are names, with ``{}`` for the number of the layer. `shape` names the dimensions in the
     checkpoint, such as ``q dim`` for (n_heads * head_dim, dim): keys of `Rules.sizes`, or numbers. `change` makes
-    the tensor of the file from it. A source may feed several rows; one with ``{expert}`` stands for a tensor of each
-    expert, and the row's tensor is a stack of them.
+    the tensor of the file from it. A source may feed several rows; one with ``{expert}``, ``{head}`` or ``{kv_head}``
+    stands for a tensor of each, and the row's tensor is a stack of them.
     """
 
     target: str
@@ -44,17 +45,18 @@ class Row:
 
 
 def row(target: str, source: str, shape: str, change: Change | None = None, *, optional: bool = False) -> Row:
-    """A tensor ``target.weight`` from ``source.weight``."""
+    """The tensor ``target.weight`` from ``source.weight``."""
     return Row(f"{target}.weight", f"{source}.weight", shape, change, optional)
 
 
 def linear(target: str, source: str, shape: str, change: Change | None = None, *, bias: str = "optional") -> list[Row]:
-    """A matrix and its bias: ``optional``, ``required`` or ``none``. `change` is made to both."""
-    rows = [row(target, source, shape, change)]
-    if bias != "none":
-        n_out = shape.split()[0]
-        rows.append(Row(f"{target}.bias", f"{source}.bias", n_out, change, optional=bias == "optional"))
-    return rows
+    """A weight and its bias, which is ``optional`` or ``required``; or both are ``absent`` in some models.
+
+    `change` is made to both.
+    """
+    weight = row(target, source, shape, change, optional=bias == "absent")
+    n_out = shape.split()[0]
+    return [weight, Row(f"{target}.bias", f"{source}.bias", n_out, change, optional=bias != "required")]
 
 
 class Rules(ABC):
@@ -65,6 +67,7 @@ class Rules(ABC):
     model_types: ClassVar[tuple[str, ...]]  # the same by model_type, where config.json names no class
     prefixes: ClassVar[tuple[str, ...]] = ("model.",)  # of names in checkpoints, which rows leave out
     ignored: ClassVar[tuple[str, ...]] = ("rotary_emb.inv_freq",)  # ends of names that no file needs
+    parts_left_out: ClassVar[tuple[str, ...]] = ()  # beginnings of names: what is not for text
     space_prefix: ClassVar[bool | None] = None  # whether texts get a space in front; None: by the tokenizer
     once: ClassVar[tuple[Row, ...]]  # tensors outside of the layers
     block: ClassVar[tuple[Row, ...]]  # tensors of each layer
@@ -107,20 +110,24 @@ class Rules(ABC):
         """The name that rows use for the tensor `name` of the checkpoint; None if it is not needed."""
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
-        return None if name.endswith(self.ignored) else name
+        return None if name.endswith(self.ignored) or name.startswith(self.parts_left_out) else name
 
     def apply(self, entry: Row, layer: int = 0) -> Iterator[tuple[str, LazyTensor]]:
         """The tensor that a row makes, if its source is there."""
         source = entry.source.replace("{}", str(layer))
-        if entry.optional and source not in self._originals:
+        first = source
+        for sign in _STACKS:
+            first = first.replace(sign, "0")
+        if entry.optional and first not in self._originals:
             return
         shape = self.shape_of(entry.shape)
-        tensor = self.stacked(source, shape) if EXPERT in source else self.take(source, shape)
+        stack = next((sign for sign in _STACKS if sign in source), None)
+        tensor = self.stacked(source, stack, shape) if stack else self.take(source, shape)
         yield entry.target.format(layer), entry.change(self, tensor) if entry.change else tensor
 
-    def stacked(self, source: str, shape: tuple[int, ...]) -> LazyTensor:
-        """The tensors that `source` names for all experts, each of the shape `shape`, on a new first axis."""
-        parts = [self.take(source.replace(EXPERT, str(n)), shape) for n in range(self.sizes["experts"])]
+    def stacked(self, source: str, sign: str, shape: tuple[int, ...]) -> LazyTensor:
+        """The tensors that `source` names with a number for `sign`, each of the shape `shape`, on a new first axis."""
+        parts = [self.take(source.replace(sign, str(n)), shape) for n in range(self.sizes[_STACKS[sign]])]
         if len({part.dtype for part in parts}) > 1:
             raise load_error(self.folder, f"tensors {source}", "are of several types", "one type")
         pieces = tuple(piece for part in parts for piece in part.pieces)

@@ -7,7 +7,7 @@ between them; a sentence encoder's pooler is not used and left out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from densecore.convert.pooling import RANK, pooling_type
 from densecore.convert.rules import Row, Rules, linear, row
@@ -24,17 +24,22 @@ class Bert(Rules):
     """See the module's text."""
 
     architecture = "bert"
-    classes = ("BertModel", "BertForMaskedLM", "BertForSequenceClassification", "BertForPreTraining")
-    model_types = ("bert",)
+    classes: ClassVar[tuple[str, ...]] = (
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+        "BertForPreTraining",
+    )
+    model_types: ClassVar[tuple[str, ...]] = ("bert",)
     prefixes = ("bert.",)
     ignored = ("embeddings.position_ids",)
-    once = (
+    once: ClassVar[tuple[Row, ...]] = (
         row("token_embd", "embeddings.word_embeddings", "vocab dim"),
         row("position_embd", "embeddings.position_embeddings", "positions dim"),
         row("token_types", "embeddings.token_type_embeddings", "types dim"),
         *norm("token_embd_norm", "embeddings.LayerNorm"),
     )
-    block = (
+    block: ClassVar[tuple[Row, ...]] = (
         *linear("blk.{}.attn_q", "encoder.layer.{}.attention.self.query", "dim dim"),
         *linear("blk.{}.attn_k", "encoder.layer.{}.attention.self.key", "dim dim"),
         *linear("blk.{}.attn_v", "encoder.layer.{}.attention.self.value", "dim dim"),
@@ -44,7 +49,7 @@ class Bert(Rules):
         *linear("blk.{}.ffn_down", "encoder.layer.{}.output.dense", "dim hidden"),
         *norm("blk.{}.layer_output_norm", "encoder.layer.{}.output.LayerNorm"),
     )
-    ranking = (
+    ranking: ClassVar[tuple[Row, ...]] = (
         *linear("cls", "pooler.dense", "dim dim"),
         *linear("cls.output", "classifier", "labels dim"),
     )
@@ -72,7 +77,7 @@ class Bert(Rules):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         sizes, config = self.sizes, self.config
-        self._check_kind()
+        self.check_kind()
         yield "block_count", self.n_layers
         yield "context_length", self.context_length
         yield "embedding_length", sizes["dim"]
@@ -107,7 +112,8 @@ class Bert(Rules):
         labels = self.config.section("id2label")
         return len(labels) or self.config.integer("num_labels", default=2)
 
-    def _check_kind(self) -> None:
+    def check_kind(self) -> None:
+        """ModelLoadError for a kind of BERT that runtimes do not compute."""
         kind = self.config.string("position_embedding_type", default="absolute")
         if kind != "absolute":
             raise self.config.error("position_embedding_type", f"is {kind!r}", "absolute")

@@ -26,6 +26,7 @@ class Gemma2(Gemma):
     architecture = "gemma2"
     classes: ClassVar[tuple[str, ...]] = ("Gemma2ForCausalLM", "Gemma2Model")
     model_types: ClassVar[tuple[str, ...]] = ("gemma2",)
+    n_layers_of_27b = 46
     block: ClassVar[tuple[Row, ...]] = (*FOUR_NORMS, *attention(), *GATED_MLP)
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
