@@ -308,3 +308,25 @@ def test_cuts_inside_of_characters(tmp_path):
     cut = pre_tokenizers.Sequence([byte_level, pre_tokenizers.Split(Regex("[²³¹¼½¾]"), "isolated")])
     with pytest.warns(RuntimeWarning, match="is gpt-2 for ASCII text only: ids of other text may differ"):
         assert recognize_pre_tokenizer(source_with(tmp_path, cut)) == "gpt-2"
+
+
+HERE = Path(__file__).parent
+SENTENCEPIECE = json.loads((HERE / "sentencepiece.json").read_text())
+
+
+@pytest.fixture(scope="module", params=["unigram", "bpe"])
+def library_model(request, tmp_path_factory):
+    """A model of the SentencePiece library, converted, and the ids that the library gives."""
+    folder = tmp_path_factory.mktemp(request.param)
+    pipeline, _ = bpe()
+    source = converted(folder, pipeline, {}).parent / "source"
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer.model").write_bytes((HERE / f"sentencepiece-{request.param}.model").read_bytes())
+    tokenizer = GGUFTokenizer.from_gguf(convert_checkpoint(source, folder / "model.gguf"))
+    return tokenizer, SENTENCEPIECE[request.param]
+
+
+@pytest.mark.parametrize("case", range(len(SENTENCEPIECE["cases"])))
+def test_ids_of_sentencepiece(library_model, case):
+    tokenizer, ids = library_model
+    assert tokenizer.encode(SENTENCEPIECE["cases"][case]) == ids[case]
