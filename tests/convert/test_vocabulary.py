@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,10 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from densecore.convert import convert_checkpoint
-from densecore.convert.config import CheckpointConfig
-from densecore.convert.vocabulary.pre import cuts_of, recognize_pre_tokenizer
-from densecore.convert.vocabulary.sentencepiece import read_sentencepiece
-from densecore.convert.vocabulary.source import TokenizerSource
-from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
 from densecore.tokenizer import Tokenizer as GGUFTokenizer
-from densecore.tokenizer.pretokenizers import PRE_TOKENIZERS
 from densecore.tokenizer.vocabulary import TokenType
-from tests.convert.tiny import byte_level_bpe, recorded, write_checkpoint
+from tests.convert.tiny import recorded, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [path.read_text() for path in (ROOT / "README.md", ROOT / "docs" / "CLI.md", ROOT / "docs" / "SAMPLING.md")]
@@ -157,130 +150,6 @@ def test_types_and_padding(both):
         assert list(types[3:259]) == [TokenType.BYTE] * 256
 
 
-def source_with(folder, pre_tokenizer, **model):
-    """What describes the tokenizer of a checkpoint that cuts text like `pre_tokenizer`."""
-    description = byte_level_bpe()
-    pipeline = Tokenizer(models.BPE())
-    pipeline.pre_tokenizer = pre_tokenizer
-    description["pre_tokenizer"] = json.loads(pipeline.to_str())["pre_tokenizer"]
-    description["model"] |= model
-    (folder / "tokenizer.json").write_text(json.dumps(description))
-    (folder / "config.json").write_text(json.dumps({"vocab_size": 288}))
-    return TokenizerSource(folder, CheckpointConfig.read(folder / "config.json"))
-
-
-@pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
-def test_pre_is_recognized(tmp_path, name):
-    """A tokenizer.json that cuts by a known rule is given that rule's name, or that of one with the same effect."""
-    rule = PRE_TOKENIZERS[name]
-    if rule.split_first is not None:
-        return  # a cut that no tokenizer.json makes in this way: see test_published_steps
-    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
-    cut = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    found = PRE_TOKENIZERS[recognize_pre_tokenizer(source_with(tmp_path, cut, ignore_merges=rule.ignore_merges))]
-    assert cuts_of(found) == cuts_of(rule)
-    assert found.ignore_merges == rule.ignore_merges
-
-
-def test_probe_tells_rules_apart():
-    """Rules with the same cuts of the probe cut every text alike."""
-    by_cuts: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-    for rule in PRE_TOKENIZERS.values():
-        by_cuts.setdefault(tuple(cuts_of(rule)), set()).add((*rule.patterns, str(rule.split_first)))
-    together = [rules for rules in by_cuts.values() if len(rules) > 1]
-    bailing, qwen2 = ((*PRE_TOKENIZERS[name].patterns, "None") for name in ("bailingmoe", "qwen2"))
-    assert together == [{bailing, qwen2}]  # two spellings of one rule
-
-
-PUBLISHED = {
-    "gpt-2": pre_tokenizers.ByteLevel(False, use_regex=True),
-    "starcoder": pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False, use_regex=True)]
-    ),
-    "falcon": pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Punctuation("contiguous"),
-            pre_tokenizers.ByteLevel(False, use_regex=True),
-            pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
-        ]
-    ),
-    "deepseek-coder": pre_tokenizers.Sequence(
-        [
-            *(
-                pre_tokenizers.Split(Regex(pattern), "isolated")
-                for pattern in (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+")
-            ),
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(False, use_regex=False),
-        ]
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_steps(tmp_path, name):
-    """Steps that stand for regular expressions are recognized too."""
-    found = recognize_pre_tokenizer(source_with(tmp_path, PUBLISHED[name]))
-    assert PRE_TOKENIZERS[found].patterns == PRE_TOKENIZERS[name].patterns
-
-
-def field(number, wire, payload):
-    """A field of a Protocol Buffers message."""
-    tag = bytes([number << 3 | wire])
-    return tag + (bytes([len(payload)]) + payload if wire == 2 else payload)
-
-
-def piece(text, score, kind):
-    return field(1, 2, field(1, 2, text.encode()) + field(2, 5, struct.pack("<f", score)) + field(3, 0, bytes([kind])))
-
-
-def sentencepiece_file(kind, pieces):
-    """A tokenizer.model as SentencePiece writes it."""
-    body = b"".join(piece(*entry) for entry in pieces)
-    trainer = field(2, 2, field(3, 0, bytes([kind])))
-    normalizer = field(3, 2, field(1, 2, b"identity") + field(3, 0, b"\1") + field(4, 0, b"\0"))
-    return body + trainer + normalizer
-
-
-PIECES = [
-    ("<unk>", 0.0, 2),
-    ("<s>", 0.0, 3),
-    ("</s>", 0.0, 3),
-    *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)),
-    *((text, -float(n), 1) for n, text in enumerate(("▁a", "ab", "▁ab", "▁", "a", "b", "c"))),
-    ("<tool>", 0.0, 4),
-]
-
-
-@pytest.mark.parametrize(("number", "kind", "ids"), [(2, "llama", [261, 265]), (1, "t5", [261, 265])])
-def test_tokenizer_model_alone(tmp_path, number, kind, ids):
-    """Without tokenizer.json, pieces, scores and types come from SentencePiece's own file."""
-    pipeline, _ = bpe()
-    source = converted(tmp_path, pipeline, {}).parent / "source"
-    (source / "tokenizer.json").unlink()
-    (source / "tokenizer.model").write_bytes(sentencepiece_file(number, PIECES))
-    path = convert_checkpoint(source, tmp_path / "model.gguf")
-    with GGUFFile.open(path) as file:
-        assert file.metadata["tokenizer.ggml.model"] == kind
-        assert file.metadata["tokenizer.ggml.tokens"][:267] == [text for text, _, _ in PIECES]
-        assert list(file.metadata["tokenizer.ggml.token_type"][:267]) == [kind for _, _, kind in PIECES]
-        assert np.array_equal(file.metadata["tokenizer.ggml.scores"][:267], [score for _, score, _ in PIECES])
-        assert file.metadata["tokenizer.ggml.add_space_prefix"] is True
-    tokenizer = GGUFTokenizer.from_gguf(path)
-    assert tokenizer.encode("abc") == ids
-    assert tokenizer.encode("<tool>") == [266]
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\x0a", b"\x0a\x05ab", b"\xff" * 40, b"\x0b", field(1, 2, field(3, 0, b"\x09"))]
-)
-def test_broken_tokenizer_model(tmp_path, data):
-    path = tmp_path / "tokenizer.model"
-    path.write_bytes(data)
-    with pytest.raises(ModelLoadError, match=r"tokenizer\.model: file (is broken|holds no pieces)"):
-        read_sentencepiece(path)
-
-
 def test_added_tokens_and_templates(tmp_path):
     """Tokens added as text, tokens of structure that are not called special, ids out of range, templates by name."""
     pipeline, settings = bpe()
@@ -300,33 +169,3 @@ def test_added_tokens_and_templates(tmp_path):
         assert file.metadata["tokenizer.ggml.add_bos_token"] is True
         assert "tokenizer.ggml.padding_token_id" not in file.metadata
     assert GGUFTokenizer.from_gguf(path).encode("a", add_special=True)[0] == pipeline.token_to_id("<|bos|>")
-
-
-def test_cuts_inside_of_characters(tmp_path):
-    """Steps that cut the bytes of characters beyond ASCII are taken for their rule for ASCII, with a warning."""
-    byte_level = pre_tokenizers.ByteLevel(False, use_regex=True)
-    cut = pre_tokenizers.Sequence([byte_level, pre_tokenizers.Split(Regex("[²³¹¼½¾]"), "isolated")])
-    with pytest.warns(RuntimeWarning, match="is gpt-2 for ASCII text only: ids of other text may differ"):
-        assert recognize_pre_tokenizer(source_with(tmp_path, cut)) == "gpt-2"
-
-
-HERE = Path(__file__).parent
-SENTENCEPIECE = json.loads((HERE / "sentencepiece.json").read_text())
-
-
-@pytest.fixture(scope="module", params=["unigram", "bpe"])
-def library_model(request, tmp_path_factory):
-    """A model of the SentencePiece library, converted, and the ids that the library gives."""
-    folder = tmp_path_factory.mktemp(request.param)
-    pipeline, _ = bpe()
-    source = converted(folder, pipeline, {}).parent / "source"
-    (source / "tokenizer.json").unlink()
-    (source / "tokenizer.model").write_bytes((HERE / f"sentencepiece-{request.param}.model").read_bytes())
-    tokenizer = GGUFTokenizer.from_gguf(convert_checkpoint(source, folder / "model.gguf"))
-    return tokenizer, SENTENCEPIECE[request.param]
-
-
-@pytest.mark.parametrize("case", range(len(SENTENCEPIECE["cases"])))
-def test_ids_of_sentencepiece(library_model, case):
-    tokenizer, ids = library_model
-    assert tokenizer.encode(SENTENCEPIECE["cases"][case]) == ids[case]
