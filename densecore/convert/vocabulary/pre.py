@@ -68,7 +68,7 @@ def _rules_that_cut(text: str, cut: pre_tokenizers.PreTokenizer | None) -> list[
     if cut is None:
         return []
     wanted = [text[start:end] for _, (start, end) in cut.pre_tokenize_str(text)]
-    return [name for name, rule in PRE_TOKENIZERS.items() if cuts_of(rule, text) == wanted]
+    return [name for name, rule in PRE_TOKENIZERS.items() if rule.byte_level and cuts_of(rule, text) == wanted]
 
 
 def _unknown(source: TokenizerSource) -> ModelLoadError:
