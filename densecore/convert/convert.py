@@ -44,8 +44,9 @@ def convert_checkpoint(
     otherwise is recognized; `progress` is called with the bytes written so far and in all.
 
     Weights are read and written a few megabytes at a time. The file appears under its name when it is complete, and
-    replaces another one there at once. A RuntimeWarning tells what GGUF files cannot express. Raises ModelLoadError for a checkpoint that is broken or not covered,
-    InvalidConfigError for arguments, and DenseCoreError if the file cannot be written.
+    replaces another one there at once. A RuntimeWarning tells what GGUF files cannot express. Raises ModelLoadError for
+    a checkpoint that is broken or not covered, InvalidConfigError for arguments, and DenseCoreError if the file cannot
+    be written.
     """
     if outtype not in OUT_TYPES:
         raise InvalidConfigError(f"outtype is {describe(outtype)}; allowed: {', '.join(OUT_TYPES)}")
