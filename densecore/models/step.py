@@ -102,6 +102,15 @@ class Step:
         self.run(norm.rms_norm, x.reshape(rows), weight, epsilon, out.reshape(rows))
         return out
 
+    def layer_norm(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: np.float32, name: str = "norm"
+    ) -> np.ndarray:
+        """LayerNorm over the last axis; the result has the shape of x."""
+        out = self.workspace.array(name, x.shape)
+        rows = (-1, weight.size)
+        self.run(norm.layer_norm, x.reshape(rows), weight, bias, epsilon, out.reshape(rows))
+        return out
+
     def project(self, x: np.ndarray, *weights: Linear) -> list[np.ndarray]:
         """x (num_tokens, n_in) times each matrix, plus its bias: a list of (num_tokens, n_out).
 
@@ -209,6 +218,22 @@ class Step:
         rows = (-1, _row_length(gate.shape[1]))
         self.run(activation.geglu, gate.reshape(rows), up.reshape(rows), gate.reshape(rows))
         return gate
+
+    def gelu(self, x: np.ndarray) -> np.ndarray:
+        """gelu(x), by tanh, in its own buffer."""
+        self.run(activation.gelu, x.reshape(-1, _row_length(x.shape[1])))
+        return x
+
+    def gelu_erf(self, x: np.ndarray) -> np.ndarray:
+        """gelu(x), by erf, in its own buffer."""
+        self.run(activation.gelu_erf, x.reshape(-1, _row_length(x.shape[1])))
+        return x
+
+    def multiply_by(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """x * y, in the buffer of x."""
+        rows = (-1, _row_length(x.shape[1]))
+        self.run(activation.multiply, x.reshape(rows), y.reshape(rows))
+        return x
 
     def scale(self, x: np.ndarray, factor: float) -> None:
         """x *= factor."""
