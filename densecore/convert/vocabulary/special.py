@@ -55,9 +55,9 @@ def _special_ids(source: TokenizerSource) -> dict[str, int]:
         token_id = by_text.get(text) if text is not None else None
         if token_id is None and type(value := source.config.value(f"{name}_token_id")) is int:
             token_id = value
-        if token_id is None:
+        if token_id is None or token_id < 0:  # -1 stands for none
             continue
-        if 0 <= token_id < source.n_vocab:
+        if token_id < source.n_vocab:
             found[name] = token_id
         else:
             warnings.warn(
