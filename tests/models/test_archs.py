@@ -21,7 +21,7 @@ from densecore.models import AdapterSet, AdapterUse, load_adapter, smollm3
 from densecore.models.hooks import LAYER_HOOKS, hook_names
 from densecore.models.weights import LayerNorm, Linear
 from tests.lora_factory import make_adapter, merge
-from tests.models.checkpoints import LOGITS, TOKENS, configurations, write_checkpoint
+from tests.models.checkpoints import LOGITS, TOKENS, configurations, write_case
 from tests.models.running import nmse, open_model, run
 from tests.models.test_lora import run_with
 
@@ -37,7 +37,7 @@ def files(tmp_path_factory):
     def file_of(name: str) -> Path:
         path = folder / f"{name}.gguf"
         if not path.exists():
-            convert_checkpoint(write_checkpoint(folder / name, CASES[name]), path, "f32")
+            convert_checkpoint(write_case(folder / name, CASES[name]), path, "f32")
         return path
 
     return file_of
