@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from densecore.convert.architectures.bert import Bert
+from densecore.convert.architectures.cohere2 import Cohere2
 from densecore.convert.architectures.command_r import CommandR
 from densecore.convert.architectures.deepseek2 import DeepSeek2
 from densecore.convert.architectures.falcon import Falcon
@@ -36,6 +37,7 @@ __all__ = ["ALL_RULES", "rules_for"]
 
 ALL_RULES: tuple[type[Rules], ...] = (
     Bert,
+    Cohere2,
     CommandR,
     DeepSeek2,
     Falcon,
