@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from densecore.convert.vocabulary.pipeline import library_errors, load_pipeline
 from densecore.convert.vocabulary.pre import PROBE
 from densecore.convert.vocabulary.source import TokenizerSource
-from densecore.convert.vocabulary.special import load_pipeline
 from densecore.gguf import Metadata
 from densecore.tokenizer import Tokenizer
 
@@ -28,7 +28,9 @@ def check_ids(source: TokenizerSource, values: Mapping[str, Any], target: Path) 
     tokenizer = Tokenizer.from_metadata(Metadata(arrays, path=target))
     if not source.description:
         return
-    wanted = load_pipeline(source).encode(TEXT, add_special_tokens=False).ids
+    pipeline = load_pipeline(source)
+    with library_errors(source):
+        wanted = pipeline.encode(TEXT, add_special_tokens=False).ids
     found = tokenizer.encode(TEXT, parse_special=True)
     if found != wanted:
         at = next(

@@ -10,8 +10,8 @@ import warnings
 
 from tokenizers import Regex, pre_tokenizers
 
+from densecore.convert.vocabulary.pipeline import library_errors, load_pipeline
 from densecore.convert.vocabulary.source import TokenizerSource, steps
-from densecore.convert.vocabulary.special import load_pipeline
 from densecore.exceptions import ModelLoadError
 from densecore.gguf.errors import describe
 from densecore.tokenizer.pretokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -42,7 +42,8 @@ def recognize_pre_tokenizer(source: TokenizerSource) -> str:
     """
     cut = load_pipeline(source).pre_tokenizer
     ignore_merges = bool(source.model.get("ignore_merges", False))
-    names = _rules_that_cut(PROBE, cut)
+    with library_errors(source):
+        names = _rules_that_cut(PROBE, cut)
     if not names:
         names = _rules_that_cut(_ASCII_PROBE, cut)
         if len({PRE_TOKENIZERS[name].patterns for name in names}) != 1:

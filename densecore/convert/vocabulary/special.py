@@ -8,11 +8,11 @@ from typing import Any
 
 from tokenizers import Tokenizer as Pipeline
 
+from densecore.convert.vocabulary.pipeline import library_errors, load_pipeline
 from densecore.convert.vocabulary.source import TokenizerSource
-from densecore.gguf.errors import describe, load_error
 from densecore.gguf.types import ValueType
 
-__all__ = ["Pairs", "load_pipeline", "special_pairs"]
+__all__ = ["Pairs", "special_pairs"]
 
 Pairs = Iterator[tuple[str, Any, ValueType | None]]
 
@@ -30,19 +30,6 @@ def special_pairs(source: TokenizerSource) -> Pairs:
     for name, added in _added(source, ids).items():
         yield f"tokenizer.ggml.add_{name}_token", added, None
     yield from _templates(source)
-
-
-def load_pipeline(source: TokenizerSource) -> Pipeline:
-    """The checkpoint's own tokenizer; ModelLoadError if the `tokenizers` library cannot read it."""
-    source.require()
-    try:
-        pipeline = Pipeline.from_file(str(source.path))
-    except Exception as error:  # the library has no narrower class
-        allowed = "what the tokenizers library can read"
-        raise load_error(source.path, "file", f"is not a tokenizer ({describe(str(error))})", allowed) from None
-    pipeline.no_truncation()
-    pipeline.no_padding()
-    return pipeline
 
 
 def _special_ids(source: TokenizerSource) -> dict[str, int]:
@@ -71,7 +58,11 @@ def _special_ids(source: TokenizerSource) -> dict[str, int]:
 
 def _added(source: TokenizerSource, ids: dict[str, int]) -> dict[str, bool]:
     """Whether BOS, EOS and a separator are added: seen from what the tokenizer does, unless the settings say so."""
-    found = _observed(load_pipeline(source), ids) if source.description else {}
+    found = {}
+    if source.description:
+        pipeline = load_pipeline(source)
+        with library_errors(source):
+            found = _observed(pipeline, ids)
     for name in ("bos", "eos", "sep"):
         if isinstance(value := source.settings.get(f"add_{name}_token"), bool):
             found[name] = value
