@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,21 +23,31 @@ from densecore.server.registry import Load, ModelEntry, ModelRegistry
 from densecore.server.service import Service, record_of, service_of
 from densecore.server.settings import ServerSettings
 
+if TYPE_CHECKING:
+    from densecore.server.tracing import Tracing
+
 __all__ = ["create_app"]
 
 NUM_THREADS = 32
 ROUTERS = (chat, completions, models, tokens, page, probes, metrics)
 
 
-def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Load) -> FastAPI:
+def create_app(
+    settings: ServerSettings, entries: Sequence[ModelEntry], load: Load, tracing: Tracing | None = None
+) -> FastAPI:
     """A server of the models `entries`, of which the first is loaded at once, in the background.
 
     load : makes a model of an entry; it is called in a thread
+    tracing : of requests; by default as `settings` say
     """
     figures = ServerMetrics()
     registry = ModelRegistry(entries, load, settings.max_loaded_models, on_unload=figures.keep)
     figures.models = lambda: [entry.model for entry in registry.loaded() if entry.model is not None]
     service = Service(settings, registry, figures)
+    if tracing is None and settings.tracing_enabled:
+        from densecore.server.tracing import Tracing
+
+        tracing = Tracing()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,6 +56,8 @@ def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Lo
         registry.start()
         yield
         await registry.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="DenseCore", version=densecore.__version__, lifespan=lifespan)
     app.state.service = service
@@ -54,7 +67,7 @@ def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Lo
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(404, _answer_error)
     app.add_exception_handler(405, _answer_error)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(Gate, service=service, tracing=tracing)
     if settings.cors_enabled:  # outermost: pages may read errors, too, and what they ask first needs no key
         app.add_middleware(
             CORSMiddleware,
