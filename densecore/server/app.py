@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse, Response
 
 import densecore
 from densecore.exceptions import DenseCoreError
-from densecore.server import chat, completions, metrics, models, page, probes, tokens
+from densecore.server import chat, completions, metrics, models, page, probes, reference, tokens
+from densecore.server.documentation import with_errors
 from densecore.server.errors import ApiError, bad_request, from_engine
 from densecore.server.metrics import ServerMetrics
 from densecore.server.middleware import Gate
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
 __all__ = ["create_app"]
 
 NUM_THREADS = 32
-ROUTERS = (chat, completions, models, tokens, page, probes, metrics)
+ROUTERS = (chat, completions, models, tokens, page, reference, probes, metrics)
+
+
+class _Api(FastAPI):
+    """An application whose schema tells of errors, too, and whose pages load nothing from elsewhere."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = with_errors(super().openapi())
+        return self.openapi_schema
 
 
 def create_app(
@@ -59,7 +69,7 @@ def create_app(
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
-    app = FastAPI(title="DenseCore", version=densecore.__version__, lifespan=lifespan)
+    app = _Api(title="DenseCore", version=densecore.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     for module in ROUTERS:
         app.include_router(module.router)
@@ -83,7 +93,8 @@ async def _answer_error(http: Request, error: Exception) -> Response:
     """Every error has the same form."""
     answer = _as_api_error(http, error)
     record_of(http).error = answer.code or answer.body["error"]["type"]
-    return JSONResponse(answer.body, answer.status, answer.headers)
+    allowed = {} if answer.status != 405 else getattr(error, "headers", None) or {}  # which methods there are
+    return JSONResponse(answer.body, answer.status, answer.headers | allowed)
 
 
 def _as_api_error(http: Request, error: Exception) -> ApiError:

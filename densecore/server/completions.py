@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from densecore.llm import AsyncTextStream, DenseCore, GenerationResult, TokenLogprob
 from densecore.server.answers import completion_logprobs, head, token_name, usage
 from densecore.server.body import reads
-from densecore.server.documentation import describes
+from densecore.server.documentation import STREAMS, describes
 from densecore.server.errors import bad_request, context_exceeded
 from densecore.server.generation import completion_config, for_answer
 from densecore.server.prompting import checked_length
@@ -49,7 +49,7 @@ class _Prompt:
     scored: list[Scored] | None = None
 
 
-@router.post("/v1/completions", openapi_extra=describes(CompletionRequest), response_model=None)
+@router.post("/v1/completions", openapi_extra=describes(CompletionRequest), response_model=None, responses=STREAMS)
 async def completions(
     http: HttpRequest, request: Annotated[CompletionRequest, Depends(reads(CompletionRequest))]
 ) -> Response:

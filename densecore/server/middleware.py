@@ -52,6 +52,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # is answered as GET is; whoever speaks HTTP leaves the body out
+            scope = {**scope, "method": "GET"}
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         record = RequestRecord(_request_id(headers), scope["method"], scope["path"])
         record.generates = scope["method"] == "POST" and scope["path"] in GENERATING
