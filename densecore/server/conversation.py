@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from densecore.server.errors import bad_request
-from densecore.server.schemas import Tool
+from densecore.server.schemas import ROLES, Tool
 from densecore.server.tool_formats import instructions
 
 __all__ = ["conversation", "with_instructions"]
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
