@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ class AsyncTextStream(AsyncIterator[TextPiece]):
         self._describe = functools.partial(describe, tokenizer=engine.tokenizer)
         self._wants_logprobs = config.logprobs
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._put: Callable[[Event], None] = self._events.put_nowait
         self._loop = asyncio.get_running_loop()
         self._parts: list[str] = []
         self._ended = False
@@ -63,18 +64,36 @@ class AsyncTextStream(AsyncIterator[TextPiece]):
 
     def _emit(self, event: Event) -> None:
         """On the kernel thread. A loop that has ended raises here, which ends the request."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._loop.call_soon_threadsafe(self._arrive, event)
+
+    def _arrive(self, event: Event) -> None:
+        self._put(event)
+
+    def redirect(self, put: Callable[[Event], None]) -> None:
+        """Events, those that wait included, go to `put` on the event loop from now on; `take` says what they are.
+
+        For who waits for several streams at once.
+        """
+        self._put = put
+        while not self._events.empty():
+            put(self._events.get_nowait())
 
     async def __anext__(self) -> TextPiece:
         if self._ended:
             raise StopAsyncIteration
-        event = await self._events.get()
+        piece = self.take(await self._events.get())
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    def take(self, event: Event) -> TextPiece | None:
+        """The piece that an event is; None for the end, after which there is a `result`. Raises what failed."""
         if isinstance(event, TextDelta):
             self._parts.append(event.text)
-            return TextPiece(event.text, tuple(self._describe(event.logprobs)))
+            return TextPiece(event.text, tuple(self._describe(event.logprobs)) if event.logprobs else ())
         self._ended = True
         self.result = result_of(event, "".join(self._parts), self._describe if self._wants_logprobs else None)
-        raise StopAsyncIteration
+        return None
 
     def close(self) -> None:
         """End the request, if it is still running."""
