@@ -1,7 +1,7 @@
 """What HTTP costs: ``python -m bench.serving_http MODEL``. The server with streaming clients, beside its engine alone.
 
-* **decode**: tokens a second of 32 requests after their first, by the engine alone and by the server, in turn; the
-  ratio is taken within a round.
+* **decode**: tokens a second while all 32 requests decode, by the engine alone and by the server, in turn; the ratio is
+  taken within a round.
 * **a chunk**: CPU time of the server's event loop for each chunk that it sent: requests, texts, JSON, sockets.
 * **/health**: how long it takes while the streams run, asked every 20 ms.
 
@@ -45,7 +45,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @dataclass
 class Streams:
-    """What clients saw: tokens a second after the first ones, chunks of all, and seconds of each health check."""
+    """What clients saw: tokens a second, chunks of all, and seconds of each health check."""
 
     rate: float
     num_chunks: int
@@ -53,6 +53,13 @@ class Streams:
 
 
 # ---------------------------------------------------------------------- clients, in a process of their own
+
+
+def decode_rate(times: list[list[float]], max_tokens: int) -> float:
+    """Tokens a second while all requests decode, from when their pieces came; a piece may have several tokens."""
+    first, last = max(each[0] for each in times), min(each[-1] for each in times)
+    inside = [sum(first < moment <= last for moment in each) * max_tokens / len(each) for each in times]
+    return sum(inside) / (last - first)
 
 
 async def stream(port: int, body: bytes) -> list[float]:
@@ -92,9 +99,7 @@ async def ask_all(port: int, prompts: list[list[int]], max_tokens: int, health: 
     times = await asyncio.gather(*(stream(port, body) for body in bodies))
     if checking is not None:
         checking.cancel()
-    first, last = min(each[0] for each in times), max(each[-1] for each in times)
-    rate = len(times) * (max_tokens - 1) / (last - first)
-    return {"rate": rate, "num_chunks": sum(map(len, times)), "health": latencies}
+    return {"rate": decode_rate(times, max_tokens), "num_chunks": sum(map(len, times)), "health": latencies}
 
 
 # ---------------------------------------------------------------------- the server, and the engine alone
@@ -126,12 +131,11 @@ def by_server(port: int, prompts: list[list[int]], max_tokens: int, *, health: b
 
 
 def by_engine(model: DenseCore, prompts: list[list[int]], max_tokens: int) -> float:
-    """Tokens a second after the first ones."""
+    """Tokens a second."""
     requests = [Request(model, ids, max_tokens) for ids in prompts]
     for request in requests:
         request.wait()
-    first = min(request.times[0] for request in requests)
-    return len(requests) * (max_tokens - 1) / (max(request.times[-1] for request in requests) - first)
+    return decode_rate([request.times for request in requests], max_tokens)
 
 
 def measure(model: DenseCore, path: Path, count: int, max_tokens: int, rounds: int) -> list[list[str]]:
@@ -139,6 +143,7 @@ def measure(model: DenseCore, path: Path, count: int, max_tokens: int, rounds: i
     rng = random.Random(0)
     ratios, engine, server, chunk, latencies = [], [], [], [], []
     with serving(model, path) as (port, clock):
+        by_server(port, [prompt(model, 16, rng)] * count, 8, health=True)  # what is done once is done
         for _ in range(rounds):
             prompts = [[prompt(model, 16, rng) for _ in range(count)] for _ in range(3)]
             engine.append(by_engine(model, prompts[0], max_tokens))
@@ -147,6 +152,7 @@ def measure(model: DenseCore, path: Path, count: int, max_tokens: int, rounds: i
             chunk.append((time.clock_gettime(clock) - before) / found.num_chunks)
             server.append(found.rate)
             ratios.append(found.rate / engine[-1])
+            print(f"  {100 * ratios[-1]:.1f} %, {1e6 * chunk[-1]:.0f} us", file=sys.stderr, flush=True)
             latencies += by_server(port, prompts[2], max_tokens, health=True).health
     p50, p99 = np.percentile(latencies, [50, 99])
     return [
