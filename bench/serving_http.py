@@ -62,16 +62,30 @@ def decode_rate(times: list[list[float]], max_tokens: int) -> float:
     return sum(inside) / (last - first)
 
 
+class Stream(asyncio.Protocol):
+    """Asks for one answer, and notes when each of its chunks comes; `ended` is done when the connection is closed."""
+
+    def __init__(self, body: bytes) -> None:
+        self._request = HEAD.format(len(body)).encode() + body
+        self.times: list[float] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.times += [time.perf_counter()] * data.count(b"data: {")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
 async def stream(port: int, body: bytes) -> list[float]:
     """When each chunk of one answer came."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(HEAD.format(len(body)).encode() + body)
-    times = []
-    async for line in reader:
-        if line.startswith(b"data: {"):
-            times.append(time.perf_counter())
-    writer.close()
-    return times
+    loop = asyncio.get_running_loop()
+    _, found = await loop.create_connection(lambda: Stream(body), "127.0.0.1", port)
+    await found.ended
+    return found.times
 
 
 async def check_health(port: int, found: list[float]) -> None:
