@@ -15,8 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
-from ..cache import inlined
+from ..cache import INLINED_OPTIONS, inlined
 from ..panel import RUN, Panel, Unpacked
 from ..simd import (
     TILE_ROWS,
@@ -39,9 +41,6 @@ from ..simd import (
     sum_i32x8,
 )
 from .base import Q8, Format, fma_ref
-
-ROW_BYTES = 8 * RUN  # of the eight rows of a run
-
 
 # ------------------------------------------------------- a format
 
@@ -150,14 +149,23 @@ def store_header(scales: int, offset: int) -> Callable[..., None]:
 
 
 def _unpack_quants(quants: Any) -> Callable[..., Any]:
-    @inlined
-    def unpack_quants(w, start, stride, group):
-        if stride is None:
-            return quants(w, start, group)
-        rows = local_array(np.uint8, ROW_BYTES)
+    row_bytes, all_bytes = RUN, 8 * RUN
+
+    def one_row(w, start, stride, group):
+        return quants(w, start, group)
+
+    def eight_rows(w, start, stride, group):
+        rows = local_array(np.uint8, all_bytes)
         for row in range(8):
-            store(rows, RUN * row, quants(w, start + row * stride, group))
-        return interleave_32(rows, 0, RUN)
+            store(rows, row_bytes * row, quants(w, start + row * stride, group))
+        return interleave_32(rows, 0, row_bytes)
+
+    def unpack_quants(w, start, stride, group):
+        """Compiled code only: see `panel.Unpacked`."""
+
+    @overload(unpack_quants, jit_options=INLINED_OPTIONS)
+    def _unpack(w, start, stride, group):
+        return one_row if isinstance(stride, types.NoneType) else eight_rows
 
     return unpack_quants
 
