@@ -137,4 +137,5 @@ def dequantize_row(w, offset, num_blocks, out, out_offset):
 FORMAT = run_format(
     "NVFP4", 40, QK, TYPE_SIZE, scales=2, offset=OFFSET, d_ref=d_ref, scales_ref=scales_ref, quants_ref=quants_ref,
     unpack_header=unpack_header, quants=quants, dequantize_ref=dequantize_ref, dequantize_row=dequantize_row,
+    wide_scales=True,
 )  # fmt: skip

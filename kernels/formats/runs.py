@@ -62,6 +62,7 @@ def run_format(
     dequantize_row: Callable[..., None] | None = None,
     unpack_quants: Callable[..., Any] | None = None,
     groups: int = 0,
+    wide_scales: bool = False,
 ) -> Format:
     """The format `name` of blocks of `qk` elements in `type_size` bytes.
 
@@ -73,7 +74,8 @@ def run_format(
     unpack_header : compiled, see `panel.Unpacked`; `store_header` does it
     quants : compiled; (w, start, run) -> u8x32, run `run` of the block at byte `start`, with the offset
     dequantize_ref, dequantize_row : where the floats are not d * scale * (q - offset)
-    unpack_quants, groups : faster than by `quants`, see `panel.Unpacked`
+    unpack_quants, groups : where that is faster than by `quants`; see `panel.Unpacked`
+    wide_scales : see there
     """
     assert 4 * offset * 127 < 1 << 15
     parts = (d_ref, scales_ref, quants_ref)
@@ -86,6 +88,7 @@ def run_format(
         scales=scales,
         factor=None if scales else offset,
         offset=offset if scales else 0,
+        wide_scales=wide_scales,
     )
     return Format(
         name,
