@@ -9,12 +9,18 @@ from densecore.models.adapters import Adapter, AdapterSet, AdapterUse
 from densecore.models.base import Model
 from densecore.models.batch import Batch, KVCache, slots
 from densecore.models.config import ModelConfig
+from densecore.models.deepseek2 import DeepSeek2
+from densecore.models.experts import has_experts
 from densecore.models.gemma2 import Gemma2
+from densecore.models.gpt_oss import GptOss
 from densecore.models.hooks import Hooks
 from densecore.models.llama import Llama
+from densecore.models.mixtral import Mixtral
 from densecore.models.phi3 import Phi3
 from densecore.models.qwen2 import Qwen2
+from densecore.models.qwen2moe import Qwen2Moe
 from densecore.models.qwen3 import Qwen3
+from densecore.models.qwen3moe import Qwen3Moe
 
 __all__ = [
     "ARCHITECTURES",
@@ -32,11 +38,15 @@ __all__ = [
 ]
 
 ARCHITECTURES: dict[str, type[Model]] = {
+    "deepseek2": DeepSeek2,
     "gemma2": Gemma2,
+    "gpt-oss": GptOss,
     "llama": Llama,
     "phi3": Phi3,
     "qwen2": Qwen2,
+    "qwen2moe": Qwen2Moe,
     "qwen3": Qwen3,
+    "qwen3moe": Qwen3Moe,
 }
 
 
@@ -47,4 +57,6 @@ def load_model(file: GGUFFile) -> Model:
         raise ModelLoadError(
             f"{file.path}: architecture {arch!r} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
         )
+    if arch == "llama" and has_experts(file):
+        return Mixtral(file)
     return ARCHITECTURES[arch](file)

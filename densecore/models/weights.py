@@ -40,6 +40,7 @@ class WeightLoader:
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
         self.linears: dict[str, Linear] = {}  # all matrices that were asked for
+        self.grouped: set[str] = set()  # names of tensors with several matrices
         self._used: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -66,13 +67,32 @@ class WeightLoader:
             first += n_out
         return found
 
+    def row(self, name: str, n: int) -> Linear:
+        """The vector `name`.weight as a matrix of one row."""
+        data = self.vector(f"{name}.weight", n).view(np.uint8)
+        return Linear(name, FORMATS["F32"], data, 1, n)
+
+    def matrices(self, name: str, n: int, n_out: int, n_in: int) -> tuple[Format, np.ndarray]:
+        """The `n` matrices (n_out, n_in) in `name`.weight, one after the other: their format and bytes."""
+        info, fmt = self._tensor(f"{name}.weight", (n_in, n_out, n))
+        self.grouped.add(name)
+        return fmt, self.file.tensor_data(info.name)
+
+    def table(self, name: str, rows: int, columns: int) -> np.ndarray:
+        """A tensor of few elements as float32 (rows, columns), copied."""
+        return self._floats(name, (columns, rows)).reshape(rows, columns)
+
     def vector(self, name: str, n: int) -> np.ndarray:
         """A tensor of one dimension as float32 (n,), copied."""
-        info, fmt = self._tensor(name, (n,))
+        return self._floats(name, (n,))
+
+    def _floats(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor of a float format as float32, flat."""
+        info, fmt = self._tensor(name, shape)
         if fmt.group:
             raise ModelLoadError(f"{self.file.path}: tensor {name} is {fmt.name}; a vector must be F32, F16 or BF16")
         blocks = self.file.tensor_data(info.name).reshape(-1, fmt.type_size)
-        return fmt.dequantize_ref(blocks).reshape(n)
+        return fmt.dequantize_ref(blocks).reshape(-1)
 
     def refuse_unused(self) -> None:
         """ModelLoadError if the file holds tensors that were not asked for."""
