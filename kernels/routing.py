@@ -34,7 +34,8 @@ class Rule(NamedTuple):
     """How a token's experts are chosen and weighed.
 
     With several groups of experts, side by side and of equal size, those in the best `n_groups_used` groups are
-    eligible. A group is as good as its best expert (DeepSeek-V2), or, with SIGMOID, as the sum of its best two (DeepSeek-V3).
+    eligible. A group is as good as its best expert (DeepSeek-V2), or, with SIGMOID, as the sum of its best two
+    (DeepSeek-V3).
     """
 
     n_used: int  # experts of a token

@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,11 @@ class _Tensor:
     name: str
     shape: tuple[int, ...]  # (ne0, ne1, ...)
     type: GGMLType
-    data: np.ndarray  # C-contiguous
+    chunks: Callable[[], Iterable[np.ndarray]]  # makes the data, C-contiguous arrays one after another
+
+    @property
+    def n_bytes(self) -> int:
+        return self.type.n_bytes(math.prod(self.shape))
 
 
 class GGUFWriter:
@@ -54,7 +58,8 @@ class GGUFWriter:
         writer.write()
 
     Tensors are kept by reference, so that a memory map of another model can be written without reading it
-    into memory. Arguments that GGUF cannot hold are an InvalidConfigError, at once.
+    into memory; `add_tensor_chunks` takes what makes a tensor instead, when it is written. Arguments that GGUF cannot
+    hold are an InvalidConfigError, at once.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT) -> None:
@@ -100,22 +105,42 @@ class GGUFWriter:
         type; or bytes (uint8), which need `type`, and `shape` as in the file, (ne0, ne1, ...). A uint8
         array of rows, shape (..., ne1, bytes of a row), tells its shape by itself.
         """
-        if name in self._tensors or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
-            allowed = f"1 to {MAX_NAME_BYTES} bytes, each name once"
-            raise InvalidConfigError(f"tensor name is {describe(name)}; allowed: {allowed}")
         array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.asarray(data)
         kind = _tensor_type(name, array, type)
         dims = tuple(shape) if shape is not None else _shape_of(array, kind)
+        contiguous = np.ascontiguousarray(array)
+        self.add_tensor_chunks(name, lambda: (contiguous,), kind, dims)
+        if array.nbytes != (n_bytes := self._tensors[name].n_bytes):
+            del self._tensors[name]
+            allowed = f"{n_bytes} for {kind.name} of shape {dims}"
+            raise InvalidConfigError(f"tensor {name!r} has {array.nbytes} bytes; allowed: {allowed}")
+
+    def add_tensor_chunks(
+        self, name: str, chunks: Callable[[], Iterable[np.ndarray]], type: GGMLType, shape: Sequence[int]
+    ) -> None:
+        """Adds one tensor whose data `chunks` makes when it is written: C-contiguous arrays one after another.
+
+        `shape` is as in the file, (ne0, ne1, ...). Together the arrays must have the bytes of a tensor of that shape
+        and `type`, else `write` raises InvalidConfigError and leaves no file.
+        """
+        if name in self._tensors or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+            allowed = f"1 to {MAX_NAME_BYTES} bytes, each name once"
+            raise InvalidConfigError(f"tensor name is {describe(name)}; allowed: {allowed}")
+        kind, dims = GGMLType(type), tuple(shape)
         if not 1 <= len(dims) <= MAX_DIMS or min(dims) < 1 or dims[0] % kind.block_size:
             allowed = f"1 to {MAX_DIMS} dimensions above 0, the first a multiple of {kind.block_size}"
             raise InvalidConfigError(f"tensor {name!r} has the shape {dims}; allowed: {allowed}")
-        if array.nbytes != kind.n_bytes(math.prod(dims)):
-            allowed = f"{kind.n_bytes(math.prod(dims))} for {kind.name} of shape {dims}"
-            raise InvalidConfigError(f"tensor {name!r} has {array.nbytes} bytes; allowed: {allowed}")
-        self._tensors[name] = _Tensor(name, dims, kind, np.ascontiguousarray(array))
+        self._tensors[name] = _Tensor(name, dims, kind, chunks)
 
-    def write(self, n_parts: int = 1) -> list[Path]:
+    @property
+    def n_data(self) -> int:
+        """Bytes of all tensors, with the padding between them."""
+        return sum(_padded(tensor.n_bytes, self.alignment) for tensor in self._tensors.values())
+
+    def write(self, n_parts: int = 1, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Writes `path`, or `n_parts` files beside it named as splits of it; returns what was written.
+
+        `progress` is called along the way, with the bytes of tensors that are written and those of all.
 
         Each file is written under a temporary name beside its target and flushed to the disk; when all are,
         they are renamed over their targets, the first part last. DenseCoreError if a file cannot be written.
@@ -128,10 +153,11 @@ class GGUFWriter:
         else:
             targets = split_paths(self.path, n_parts)
             parts = list(self._encode_parts(n_parts))
+        report = _Report(progress, sum(tensor.n_bytes for tensor in self._tensors.values()))
         temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets]
         try:
             for path, (head, tensors) in zip(temporary, parts, strict=True):
-                _write_part(path, head, tensors, self.alignment)
+                _write_part(path, head, tensors, self.alignment, report)
             for path, target in reversed(list(zip(temporary, targets, strict=True))):
                 os.replace(path, target)
         except OSError as error:
@@ -164,7 +190,7 @@ class GGUFWriter:
         for tensor in tensors:
             dims = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
             head += (encode_string(tensor.name), dims, struct.pack("<IQ", tensor.type, offset))
-            offset += _padded(tensor.data.nbytes, self.alignment)
+            offset += _padded(tensor.n_bytes, self.alignment)
         return b"".join(head), tensors
 
 
@@ -191,12 +217,30 @@ def _padded(n_bytes: int, alignment: int) -> int:
     return -(-n_bytes // alignment) * alignment
 
 
-def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int) -> None:
+class _Report:
+    """Adds up what was written, and tells."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int, report: _Report) -> None:
     with open(path, "xb") as file:
         file.write(head)
         file.write(bytes(-len(head) % alignment))
         for tensor in tensors:
-            file.write(tensor.data.reshape(-1).view(np.uint8).data)
-            file.write(bytes(-tensor.data.nbytes % alignment))
+            start = file.tell()
+            for chunk in tensor.chunks():
+                file.write(chunk.reshape(-1).view(np.uint8).data)
+                report.add(chunk.nbytes)
+            if (count := file.tell() - start) != tensor.n_bytes:
+                problem = f"tensor {tensor.name!r} was made of {count} bytes; allowed: {tensor.n_bytes}"
+                raise InvalidConfigError(f"{problem} for {tensor.type.name} of shape {tensor.shape}")
+            file.write(bytes(-tensor.n_bytes % alignment))
         file.flush()
         os.fsync(file.fileno())

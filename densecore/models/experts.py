@@ -167,7 +167,7 @@ def load_expert_layer(load: WeightLoader, prefix: str, dim: int, experts: Expert
 
 def _load_expert_linear(load: WeightLoader, name: str, n: int, n_out: int, n_in: int) -> ExpertLinear:
     fmt, data = load.matrices(name, n, n_out, n_in)
-    bias = load.table(f"{name}.bias", n, n_out) if load.has(f"{name}.bias") else None
+    bias = load.vectors(f"{name}.bias", n, n_out) if load.has(f"{name}.bias") else None
     return ExpertLinear(name, fmt, data, data.size // n, n_out, n_in, bias)
 
 

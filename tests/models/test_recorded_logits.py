@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import shared_path
 from tests.models.running import nmse, open_model, run
 
-NAMES = ["gemma2", "phi3", "mixtral", "qwen3moe", "deepseek2", "gpt-oss"]
+NAMES = ["gemma2", "phi3", "starcoder2", "mixtral", "qwen3moe", "deepseek2", "gpt-oss"]
 
 
 @pytest.fixture(params=NAMES)
