@@ -1,4 +1,4 @@
-"""What the three kinds of GGUF vocabularies share: special tokens are cut out, the rest goes to `tokenizers`."""
+"""What the kinds of GGUF vocabularies share: special tokens are cut out, the rest goes to `tokenizers`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from densecore.tokenizer.end_of_generation import END_TEXTS, rendered_texts
 
 __all__ = ["KINDS", "TokenType", "Vocabulary", "read_vocabulary"]
 
-KINDS = ("bert", "gpt2", "llama")
+KINDS = ("bert", "gpt2", "llama", "t5")
 MAX_SPECIAL_LENGTH = 256  # characters; bounds the search for special tokens in hostile text
 
 
@@ -45,8 +45,10 @@ class Vocabulary:
     special: dict[str, int]  # "bos", "eos", ... -> id, those that are set and in range
     eog_ids: frozenset[int]
     add_bos: bool | None  # None: the kind's default
-    add_eos: bool
+    add_eos: bool | None  # None: the kind's default
     add_space_prefix: bool
+    remove_extra_whitespaces: bool
+    charsmap: bytes  # table by which t5 normalizes characters; empty if absent
     lowercase: bool
     strip_accents: bool
     chat_template: str | None
@@ -93,8 +95,10 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         special=special,
         eog_ids=frozenset(named.union(ends.values())),
         add_bos=metadata.boolean("tokenizer.ggml.add_bos_token", None),
-        add_eos=metadata.boolean("tokenizer.ggml.add_eos_token", False),
+        add_eos=metadata.boolean("tokenizer.ggml.add_eos_token", None),
         add_space_prefix=metadata.boolean("tokenizer.ggml.add_space_prefix", True),
+        remove_extra_whitespaces=metadata.boolean("tokenizer.ggml.remove_extra_whitespaces", False),
+        charsmap=_charsmap(metadata),
         lowercase=lowercase,
         strip_accents=metadata.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
         chat_template=metadata.string("tokenizer.chat_template", None),
@@ -122,6 +126,7 @@ _DEFAULTS = {
     "llama": {"bos": 1, "eos": 2, "unk": 0},
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0},
     "gpt2": {},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
 }
 
 
@@ -189,6 +194,17 @@ def _scores(metadata: Metadata, n_vocab: int) -> np.ndarray | None:
     if np.isnan(scores[:n_vocab]).any():
         raise metadata.error(key, "contains NaN", "numbers")
     return scores[:n_vocab]
+
+
+def _charsmap(metadata: Metadata) -> bytes:
+    """``precompiled_charsmap``: bytes, which files have as signed ones, too."""
+    key = "tokenizer.ggml.precompiled_charsmap"
+    table = metadata.array(key, None)
+    if table is None:
+        return b""
+    if table.dtype.itemsize != 1 or table.dtype.kind not in "iu":
+        raise metadata.error(key, f"is an array of {table.dtype.name}", "an array of bytes")
+    return table.tobytes()
 
 
 def _check_length(metadata: Metadata, key: str, length: int, n_vocab: int) -> None:

@@ -24,7 +24,7 @@ PROBE = (
     "ภาษาไทย ລາວ ខ្មែរ မြန်မာ 中文字符，你好。 日本語 ひらがな カタカナ 한국어 ㄱㄴ ㄅㄆ 我想在apple工作1314151天～ "
     "🚀🦙😶\u200d🌫️ ✅ \u00a0nbsp\u3000wide\u2009thin 'a ‘b’ don’t 'S\n\n\n   \n  (a) .5 -7 +3 a\n        eight"
     "                 more than sixteen\nA\n B\n\n  C 'D 'M 'RE\r\r\n(IMGIMGAAZ) <sentinel:12> ．！ '\u4f60\u597d "
-    "1a 12b 123c 1234d x\u0301"
+    "1a 12b 123c 1234d x\u0301 a  12 b   3 it'stuff we'reX I'LLy"
 )
 
 
