@@ -1,6 +1,6 @@
 """Random weights, made directly in the bytes of their type: nothing is quantized.
 
-The bits of a block are random; its float16 scales are chosen so that the values have a wanted standard deviation and
+The bits of a block are random; its scales are chosen so that the values have a wanted standard deviation and
 an average of about 0, as weights have. Speed depends on sizes and types alone, so such weights serve to measure it.
 """
 
@@ -10,20 +10,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.block_scales import num_scales, write_scales
 from densecore.gguf import GGMLType
 
 __all__ = ["random_weights"]
 
 
 class _Layout(NamedTuple):
-    """Where the float16 scales of a block lie, and what its values are when the main one is 1.
+    """What the values of a block of random bits are when its main scale is 1.
 
-    scales : byte offset -> factor of the main scale. A factor for the minimums centres the values on 0.
-    deviation : standard deviation of a value of a block of random bits.
+    deviation : standard deviation of a value
+    minimum : the scale of the minimums that centres the values on 0
     """
 
-    scales: dict[int, float]
     deviation: float
+    minimum: float = 0.0
 
 
 # A q of n bits has the variance (4^n - 1) / 12, the average of its square is E2 = variance + average^2.
@@ -31,19 +32,20 @@ _Q4, _Q5, _Q6 = ((4**bits - 1) / 12 for bits in (4, 5, 6))
 _TABLE_SQUARE = 4548.0  # average square of the 16 values of IQ4_NL
 _SCALE_SQUARE = _Q6 + 31.5**2  # of a 6-bit scale
 _LAYOUTS = {
-    GGMLType.Q4_0: _Layout({0: 1.0}, _Q4**0.5),
-    GGMLType.Q4_1: _Layout({0: 1.0, 2: -7.5}, _Q4**0.5),
-    GGMLType.Q5_0: _Layout({0: 1.0}, _Q5**0.5),
-    GGMLType.Q5_1: _Layout({0: 1.0, 2: -15.5}, _Q5**0.5),
-    GGMLType.Q8_0: _Layout({0: 1.0}, ((255**2 - 1) / 12) ** 0.5),
+    GGMLType.Q4_0: _Layout(_Q4**0.5),
+    GGMLType.Q4_1: _Layout(_Q4**0.5, -7.5),
+    GGMLType.Q5_0: _Layout(_Q5**0.5),
+    GGMLType.Q5_1: _Layout(_Q5**0.5, -15.5),
+    GGMLType.Q8_0: _Layout(((255**2 - 1) / 12) ** 0.5),
     # d * sc * q - dmin * m: with dmin = d * E[q] the variance is E[sc^2 q^2] + E[m^2] E[q]^2 - 2 (E[sc] E[q])^2
-    GGMLType.Q4_K: _Layout({0: 1.0, 2: 7.5}, (_SCALE_SQUARE * (_Q4 + 2 * 7.5**2) - 2 * (31.5 * 7.5) ** 2) ** 0.5),
-    GGMLType.Q5_K: _Layout({0: 1.0, 2: 15.5}, (_SCALE_SQUARE * (_Q5 + 2 * 15.5**2) - 2 * (31.5 * 15.5) ** 2) ** 0.5),
-    GGMLType.Q6_K: _Layout({208: 1.0}, (((256**2 - 1) / 12 + 0.25) * (_Q6 + 0.25)) ** 0.5),  # int8 scales, q - 32
-    GGMLType.Q2_K: _Layout({80: 1.0, 82: 1.5}, (77.5 * (1.25 + 2 * 1.5**2) - 2 * (7.5 * 1.5) ** 2) ** 0.5),
-    GGMLType.Q3_K: _Layout({108: 1.0}, ((_Q6 + 0.25) * (5.25 + 0.25)) ** 0.5),  # (scale - 32) * (q - 4)
-    GGMLType.IQ4_NL: _Layout({0: 1.0}, _TABLE_SQUARE**0.5),
-    GGMLType.IQ4_XS: _Layout({0: 1.0}, ((_Q6 + 0.25) * _TABLE_SQUARE) ** 0.5),
+    GGMLType.Q4_K: _Layout((_SCALE_SQUARE * (_Q4 + 2 * 7.5**2) - 2 * (31.5 * 7.5) ** 2) ** 0.5, 7.5),
+    GGMLType.Q5_K: _Layout((_SCALE_SQUARE * (_Q5 + 2 * 15.5**2) - 2 * (31.5 * 15.5) ** 2) ** 0.5, 15.5),
+    GGMLType.Q6_K: _Layout((((256**2 - 1) / 12 + 0.25) * (_Q6 + 0.25)) ** 0.5),  # int8 scales, q - 32
+    GGMLType.Q2_K: _Layout((77.5 * (1.25 + 2 * 1.5**2) - 2 * (7.5 * 1.5) ** 2) ** 0.5, 1.5),
+    GGMLType.Q3_K: _Layout(((_Q6 + 0.25) * (5.25 + 0.25)) ** 0.5),  # (scale - 32) * (q - 4)
+    GGMLType.IQ4_NL: _Layout(_TABLE_SQUARE**0.5),
+    GGMLType.IQ4_XS: _Layout(((_Q6 + 0.25) * _TABLE_SQUARE) ** 0.5),
+    GGMLType.MXFP4: _Layout(34.25**0.5),
 }
 
 
@@ -63,7 +65,14 @@ def _random_blocks(kind: GGMLType, n_blocks: int, deviation: float, rng: np.rand
     if kind is GGMLType.Q8_0:
         blocks[blocks == 0x80] = 0  # quantizing gives -127 to 127
     main = rng.uniform(0.9, 1.1, n_blocks) * (deviation / layout.deviation)
-    for offset, factor in layout.scales.items():
-        scales = (main * factor).astype("<f2")
-        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(n_blocks, 2)
+    if kind is GGMLType.MXFP4:
+        main = _powers_of_two(main, rng)
+    write_scales(kind.name, blocks, [main, main * layout.minimum][: num_scales(kind.name)])
     return blocks
+
+
+def _powers_of_two(scales: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The next lower or higher one, by chance, so that the average of the squares stays the same."""
+    lower = 2.0 ** np.floor(np.log2(scales))
+    is_higher = rng.random(scales.size) < ((scales / lower) ** 2 - 1) / 3
+    return np.where(is_higher, 2 * lower, lower)

@@ -124,8 +124,8 @@ def part(typingctx, wide, index):
 
 @intrinsic
 def as_bytes(typingctx, words):
-    """The same bits, read as u8x32."""
-    kind = Vector("u8", 32)
+    """The same bits, read as uint8."""
+    kind = Vector("u8", words.num_bytes)
     return kind(words), lambda context, builder, sig, args: builder.bitcast(args[0], kind.llvm)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from bench.block_scales import num_scales, write_scales
 from densecore.gguf import GGMLType, GGUFWriter
 
 __all__ = [
@@ -28,17 +29,12 @@ __all__ = [
     "pack_tensor",
 ]
 
-# Where the float16 scales of a block lie, for the types that the gguf package cannot quantize to.
-_SCALE_OFFSETS = {
-    GGMLType.Q2_K: (80, 82),
-    GGMLType.Q3_K: (108,),
-    GGMLType.Q4_K: (0, 2),
-    GGMLType.Q5_K: (0, 2),
-    GGMLType.Q6_K: (208,),
-    GGMLType.IQ4_XS: (0,),
+# Types that the gguf package cannot quantize to.
+_RANDOM_BLOCKS = {
+    *(GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS),
 }
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10,
-               "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "IQ4_XS": 30, "BF16": 32}  # fmt: skip
+               "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "IQ4_XS": 30, "BF16": 32, "MXFP4": 38}  # fmt: skip
 
 
 ARCHITECTURES = ("gemma2", "llama", "phi3", "qwen2", "qwen3")  # those that `make_model` knows
@@ -196,7 +192,7 @@ def pack_tensor(values: np.ndarray, kind: GGMLType, seed: int = 0) -> tuple[np.n
     same size instead, since only their dequantization has an independent implementation.
     """
     shape = tuple(values.shape[::-1])
-    if kind in _SCALE_OFFSETS:
+    if kind in _RANDOM_BLOCKS:
         return _random_blocks(kind, values.size // kind.block_size, seed), kind, shape
     if kind in (GGMLType.F32, GGMLType.F16, GGMLType.I32):
         dtype = {GGMLType.F32: "<f4", GGMLType.F16: "<f2", GGMLType.I32: "<i4"}[kind]
@@ -209,12 +205,10 @@ def _random_blocks(kind: GGMLType, n_blocks: int, seed: int) -> np.ndarray:
     """Blocks of random bytes, uint8 (n_blocks * type_size,), with scales that give values of about 0.1."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (n_blocks, kind.type_size), np.uint8)
-    for offset in _SCALE_OFFSETS[kind]:
-        blocks[:, offset : offset + 2] = np.full(n_blocks, 1, np.float16).view(np.uint8).reshape(-1, 2)
+    write_scales(kind.name, blocks, [np.ones(n_blocks)] * num_scales(kind.name))
     ones = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType(kind))  # with every scale 1
-    scales = (rng.uniform(0.5, 1, n_blocks) * 0.1 / ones.std()).astype(np.float16)
-    for offset in _SCALE_OFFSETS[kind]:
-        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+    scales = rng.uniform(0.5, 1, n_blocks) * 0.1 / ones.std()
+    write_scales(kind.name, blocks, [scales] * num_scales(kind.name))
     return blocks.reshape(-1)
 
 

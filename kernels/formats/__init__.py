@@ -1,4 +1,4 @@
-"""Quantization types, one file each: adding a format means adding a file that defines `FORMAT`.
+"""Quantization types, one file each: adding a format means adding a file that defines `FORMAT`, by hand or with `runs`.
 
 `FORMATS` maps the names of GGUF types (``"Q4_K"``) to their :class:`~densecore.kernels.formats.base.Format`.
 """
@@ -14,6 +14,6 @@ __all__ = ["FORMATS", "Q8", "Format", "dequantize_row", "vec_dot"]
 
 FORMATS: dict[str, Format] = {}
 for _module in pkgutil.iter_modules(__path__):
-    if _module.name != "base":
+    if _module.name not in ("base", "runs"):
         _format = importlib.import_module(f"{__name__}.{_module.name}").FORMAT
         FORMATS[_format.name] = _format

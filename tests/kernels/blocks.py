@@ -8,42 +8,27 @@ import mmap
 
 import numpy as np
 
+from bench.block_scales import num_scales, write_scales
 from densecore.kernels.formats import FORMATS, Q8, Format
 from densecore.kernels.quantize import quantize_q8_ref
 
 NAMES = sorted(FORMATS)
 FLOAT_NAMES = [name for name in NAMES if FORMATS[name].group == 0]
 QUANTIZED_NAMES = [name for name in NAMES if FORMATS[name].group > 0]
-
-# Byte offsets of the float16 scales in a block. All other bytes of quantized blocks may have any value.
-SCALES = {
-    "F16": [0],
-    "Q4_0": [0],
-    "Q4_1": [0, 2],
-    "Q5_0": [0],
-    "Q5_1": [0, 2],
-    "Q8_0": [0],
-    "Q2_K": [80, 82],
-    "Q3_K": [108],
-    "Q4_K": [0, 2],
-    "Q5_K": [0, 2],
-    "Q6_K": [208],
-    "IQ4_NL": [0],
-    "IQ4_XS": [0],
-}
+EXTREME_BYTES = (0x00, 0x0F, 0x70, 0x7F, 0x80, 0x8F, 0xF0, 0xFF)
 
 
 def finite_halves(rng: np.random.Generator, n: int) -> np.ndarray:
-    """(n, 2) uint8: float16 of any finite bits, with some zeros and subnormals of both signs."""
+    """(n,) float16 of any finite bits, with some zeros and subnormals of both signs."""
     bits = rng.integers(0, 0x7C00, n, np.uint16)
     bits[::5] %= 0x0400  # subnormal
     bits[::11] = 0
-    return (bits | rng.integers(0, 2, n, np.uint16) << 15).view(np.uint8).reshape(n, 2)
+    return (bits | rng.integers(0, 2, n, np.uint16) << 15).view(np.float16)
 
 
 def ordinary_halves(rng: np.random.Generator, n: int) -> np.ndarray:
-    """(n, 2) uint8: float16 of the size that scales of real weights have."""
-    return (rng.choice([-1, 1], n) * rng.uniform(0.001, 0.01, n)).astype(np.float16).view(np.uint8).reshape(n, 2)
+    """(n,) float16 of the size that scales of real weights have."""
+    return (rng.choice([-1, 1], n) * rng.uniform(0.001, 0.01, n)).astype(np.float16)
 
 
 def random_blocks(fmt: Format, n: int, rng: np.random.Generator, halves=ordinary_halves) -> np.ndarray:
@@ -52,9 +37,20 @@ def random_blocks(fmt: Format, n: int, rng: np.random.Generator, halves=ordinary
         values = rng.standard_normal((n, 1)).astype(np.float32)
         return np.ascontiguousarray(values.view(np.uint8)[:, 4 - fmt.type_size :])
     blocks = rng.integers(0, 256, (n, fmt.type_size), np.uint8)
-    for start in SCALES[fmt.name]:
-        blocks[:, start : start + 2] = halves(rng, n)
+    write_scales(fmt.name, blocks, [halves(rng, n) for _ in range(num_scales(fmt.name))])
     return blocks
+
+
+def extreme_rows(fmt: Format, n_out: int, num_blocks: int) -> np.ndarray:
+    """Rows (n_out, num_blocks, type_size) uint8 with all scales 1.
+
+    Weights are at both ends of their range, and so are scales of sub-blocks.
+    """
+    rows = np.empty((n_out, num_blocks, fmt.type_size), np.uint8)
+    rows[...] = np.resize(np.array(EXTREME_BYTES, np.uint8), n_out)[:, None, None]
+    ones = np.ones(n_out * num_blocks, np.float16)
+    write_scales(fmt.name, rows.reshape(-1, fmt.type_size), [ones] * num_scales(fmt.name))
+    return rows
 
 
 def as_file(blocks: np.ndarray) -> np.ndarray:

@@ -11,12 +11,13 @@ from densecore.kernels.formats import FORMATS, Q8, Format, dequantize_row, vec_d
 from densecore.kernels.formats.base import fma_ref
 
 from .blocks import (
+    EXTREME_BYTES,
     FLOAT_NAMES,
     NAMES,
     QUANTIZED_NAMES,
-    SCALES,
     as_file,
     dequantize_operand,
+    extreme_rows,
     finite_halves,
     guarded,
     operand,
@@ -27,7 +28,7 @@ from .blocks import (
 
 EXPECTED_NAMES = {
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"),
 }
 FLOAT_LENGTHS = (1, 7, 8, 9, 172, 771)
 
@@ -85,6 +86,18 @@ def test_dequantize_has_the_bits_of_the_gguf_package(name: str) -> None:
         assert same_bits(out, expected.reshape(out.shape))
 
 
+def test_every_scale_of_mxfp4() -> None:
+    fmt = FORMATS["MXFP4"]
+    blocks = np.empty((256, fmt.type_size), np.uint8)
+    blocks[:, 1:] = np.arange(16) * 17  # each value twice
+    blocks[:, 0] = np.arange(256)
+    out = np.empty((256, fmt.qk), np.float32)
+    matmul.embed(fmt, fmt.qk, fmt.type_size, as_file(blocks), np.arange(256, dtype=np.int32), out)
+    with np.errstate(over="ignore"):  # 12 * 2^127
+        assert same_bits(out, oracle("MXFP4", blocks))
+    assert same_bits(out, fmt.dequantize_ref(blocks))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vec_dot_has_the_bits_of_its_twin(name: str) -> None:
     fmt, rng = FORMATS[name], np.random.default_rng(2)
@@ -114,17 +127,10 @@ def test_vec_dot_is_the_product_of_dequantized_weights_and_activations(name: str
     assert (error <= 1e-6 * (np.abs(activations) @ np.abs(weights).T)).all()
 
 
-# With all scales 1: each weight at both ends of its range, and scales of sub-blocks at both ends of theirs.
-EXTREME_BYTES = (0x00, 0x0F, 0x70, 0x7F, 0x80, 0x8F, 0xF0, 0xFF)
-
-
 @pytest.mark.parametrize("name", QUANTIZED_NAMES)
 def test_no_integer_of_vec_dot_saturates(name: str) -> None:
     fmt, num_blocks = FORMATS[name], 2
-    rows = np.empty((len(EXTREME_BYTES), num_blocks, fmt.type_size), np.uint8)
-    rows[...] = np.array(EXTREME_BYTES, np.uint8)[:, None, None]
-    for start in SCALES[name]:
-        rows[..., start : start + 2] = np.array([1], np.float16).view(np.uint8)
+    rows = extreme_rows(fmt, len(EXTREME_BYTES), num_blocks)
     ends = np.array([[1, 1], [-1, -1], [1, -1], [-1, 1]], np.float32)
     x = operand(fmt, np.tile(ends, (1, num_blocks * fmt.qk // 2)))
     assert set(np.unique(x.q)) == {-127, 127}

@@ -15,13 +15,23 @@ from densecore.kernels.cache import kernel
 from densecore.kernels.formats import FORMATS, Q8, Format, vec_dot
 from densecore.kernels.panel import STRETCH
 
-from .blocks import NAMES, QUANTIZED_NAMES, SCALES, as_file, finite_halves, guarded, operand, random_blocks, same_bits
+from .blocks import (
+    EXTREME_BYTES,
+    NAMES,
+    QUANTIZED_NAMES,
+    as_file,
+    extreme_rows,
+    finite_halves,
+    guarded,
+    operand,
+    random_blocks,
+    same_bits,
+)
 from .matmul_outputs import outputs
 
 ROOT = Path(__file__).parents[2]
 ROWS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 130)
 TOKENS = (1, 2, 3, 4, 5, 7, 15, 16, 17, 33)
-EXTREME_BYTES = (0x00, 0x0F, 0x70, 0x7F, 0x80, 0x8F, 0xF0, 0xFF)
 
 
 @kernel
@@ -84,10 +94,7 @@ def test_any_finite_scales(name: str) -> None:
 @pytest.mark.parametrize("name", QUANTIZED_NAMES)
 def test_no_integer_saturates(name: str) -> None:
     fmt, num_blocks, n_out = FORMATS[name], 3, 5 * len(EXTREME_BYTES)
-    rows = np.empty((n_out, num_blocks, fmt.type_size), np.uint8)
-    rows[...] = np.array(EXTREME_BYTES * 5, np.uint8)[:, None, None]
-    for start in SCALES[name]:
-        rows[..., start : start + 2] = np.array([1], np.float16).view(np.uint8)
+    rows = extreme_rows(fmt, n_out, num_blocks)
     ends = np.array([[1, 1], [-1, -1], [1, -1], [-1, 1], [1, 1], [-1, -1], [1, -1]], np.float32)
     x = operand(fmt, np.tile(ends, (3, num_blocks * fmt.qk // 2)))
     assert set(np.unique(x.q)) == {-127, 127}
