@@ -32,6 +32,7 @@ from densecore.models.experts import (
     ExpertLinear,
     SharedExpert,
     feed_forward,
+    has_experts,
     load_expert_layer,
     load_shared_expert,
     multiply_grouped,
@@ -112,8 +113,9 @@ class DeepSeek2(Model):
         metadata = file.metadata
         arch = metadata.string("general.architecture")
         self.mla = MlaConfig.read(file)
-        self.experts = ExpertConfig.read(file, normalise=False)
-        self.first_experts = metadata.integer(f"{arch}.leading_dense_block_count", 0, minimum=0, maximum=MAX_LAYERS)
+        self.experts = ExpertConfig.read(file, normalise=False) if has_experts(file) else None
+        key = f"{arch}.leading_dense_block_count"
+        self.num_dense = metadata.integer(key, 0, minimum=0, maximum=MAX_LAYERS)  # layers without experts
         self.n_shared = metadata.integer(f"{arch}.expert_shared_count", 0, minimum=0, maximum=64)
         super().__init__(file)
         self.attention_scale = np.float32((self.mla.nope_dim + self.mla.rope_dim) ** -0.5)
@@ -133,7 +135,7 @@ class DeepSeek2(Model):
         q_dim, has_q_a = c.n_heads * (m.nope_dim + m.rope_dim), m.q_rank > 0
         attn_k_b, attn_v_b = self._load_heads(load, prefix)
         dense = experts = shared = None
-        if int(prefix.rpartition(".")[2]) < self.first_experts:
+        if self.experts is None or int(prefix.rpartition(".")[2]) < self.num_dense:
             dense = DenseFeedForward(
                 ffn_gate=load.linear(f"{prefix}.ffn_gate", c.hidden_dim, c.dim),
                 ffn_up=load.linear(f"{prefix}.ffn_up", c.hidden_dim, c.dim),
@@ -262,6 +264,7 @@ class DeepSeek2(Model):
             gate, up = step.project(h, w.dense.ffn_gate, w.dense.ffn_up)  # (num_tokens, hidden_dim)
             (out,) = step.project(step.swiglu(gate, up), w.dense.ffn_down)
             return out
+        assert self.experts is not None
         assert w.experts is not None
         out = feed_forward(step, h, w.experts, self.experts.rule)
         if w.shared is not None:

@@ -54,7 +54,8 @@ def test_pattern(recorded):
     window = getattr(model, "window", 0)
     for layer in range(model.config.n_layers):
         pattern = patterns[f"blk.{layer}.pattern"]
-        assert np.allclose(pattern.sum(-1), 1, atol=1e-5)
+        has_sinks = model.config.architecture == "gpt-oss"
+        assert (pattern.sum(-1) < 1).any() if has_sinks else np.allclose(pattern.sum(-1), 1, atol=1e-5)
         farthest = max(row - np.flatnonzero(pattern[:, row].any(0))[0] for row in range(48))
-        alternates = model.config.architecture == "gemma2" and layer % 2
+        alternates = model.config.architecture in ("gemma2", "gpt-oss") and layer % 2
         assert farthest == (min(window or 48, 48) - 1 if not alternates else 47)
