@@ -127,9 +127,7 @@ def tensor_type(shape: Shape, mix: str, name: str, size: tuple[int, ...]) -> GGM
         kind = chosen.output if size[-1] % chosen.base.block_size == 0 else GGMLType.Q8_0
     elif shape.n_experts == 8 and name.endswith(("attn_k.weight", "attn_v.weight")):
         kind = GGMLType.Q8_0 if chosen.base.block_size > 1 else kind  # small beside the experts
-    elif name.endswith(_FAVOURED) and _has_more_bits(
-        _layer(name), shape.n_layers
-    ):
+    elif name.endswith(_FAVOURED) and _has_more_bits(_layer(name), shape.n_layers):
         kind = chosen.favoured
     return kind if size[-1] % kind.block_size == 0 else _FALLBACKS[kind]
 
