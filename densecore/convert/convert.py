@@ -12,8 +12,10 @@ from densecore.convert.architectures import rules_for
 from densecore.convert.checkpoint import Checkpoint
 from densecore.convert.encode import FILE_TYPES, OUT_TYPES, encoded, type_of
 from densecore.convert.lazy import LazyTensor
+from densecore.convert.rules import Rules
 from densecore.convert.size_label import size_label
 from densecore.convert.vocabulary import vocabulary_pairs
+from densecore.convert.vocabulary.check import check_ids
 from densecore.convert.vocabulary.source import TokenizerSource
 from densecore.exceptions import DenseCoreError, InvalidConfigError
 from densecore.gguf import GGMLType, GGUFWriter
@@ -42,8 +44,9 @@ def convert_checkpoint(
     otherwise is recognized; `progress` is called with the bytes written so far and in all.
 
     Weights are read and written a few megabytes at a time. The file appears under its name when it is complete, and
-    replaces another one there at once. Raises ModelLoadError for a checkpoint that is broken or not covered,
-    InvalidConfigError for arguments, and DenseCoreError if the file cannot be written.
+    replaces another one there at once. A RuntimeWarning tells what GGUF files cannot express. Raises ModelLoadError for
+    a checkpoint that is broken or not covered, InvalidConfigError for arguments, and DenseCoreError if the file cannot
+    be written.
     """
     if outtype not in OUT_TYPES:
         raise InvalidConfigError(f"outtype is {describe(outtype)}; allowed: {', '.join(OUT_TYPES)}")
@@ -52,29 +55,40 @@ def convert_checkpoint(
     kind = OUT_TYPES[outtype]
     checkpoint = Checkpoint.open(Path(source).expanduser())
     rules = rules_for(checkpoint)
-    writer = GGUFWriter(Path(target).expanduser())
     tensors = dict(rules.tensors())
-    writer.add_metadata("general.architecture", rules.architecture)
-    writer.add_metadata("general.type", "model")
-    writer.add_metadata("general.name", name or checkpoint.name)
-    writer.add_metadata("general.size_label", size_label({n: t.shape for n, t in tensors.items()}))
-    for key, value in rules.metadata():
-        writer.add_metadata(f"{rules.architecture}.{key}", value)
-    writer.add_metadata("general.file_type", FILE_TYPES[kind])
-    writer.add_metadata("general.quantization_version", QUANTIZATION_VERSION)
-    vocabulary = TokenizerSource(checkpoint.folder, checkpoint.config)
-    for key, value, value_type in vocabulary_pairs(vocabulary, pre=pre, space_prefix=rules.space_prefix):
-        writer.add_metadata(key, value, value_type)
+    writer = GGUFWriter(Path(target).expanduser())
+    _add_model(writer, rules, name or checkpoint.name, tensors, kind)
+    _add_vocabulary(writer, TokenizerSource(checkpoint.folder, checkpoint.config), rules, pre)
     _add_tensors(writer, tensors, kind)
     _check_room(writer)
     writer.write(progress=progress)
     return writer.path
 
 
+def _add_model(writer: GGUFWriter, rules: Rules, name: str, tensors: dict[str, LazyTensor], kind: GGMLType) -> None:
+    """What the model is, and its settings."""
+    writer.add_metadata("general.architecture", rules.architecture)
+    writer.add_metadata("general.type", "model")
+    writer.add_metadata("general.name", name)
+    writer.add_metadata("general.size_label", size_label({n: tensor.shape for n, tensor in tensors.items()}))
+    for key, value in rules.metadata():
+        writer.add_metadata(f"{rules.architecture}.{key}", value)
+    writer.add_metadata("general.file_type", FILE_TYPES[kind])
+    writer.add_metadata("general.quantization_version", QUANTIZATION_VERSION)
+
+
+def _add_vocabulary(writer: GGUFWriter, source: TokenizerSource, rules: Rules, pre: str | None) -> None:
+    values = {}
+    for key, value, value_type in vocabulary_pairs(source, pre=pre, space_prefix=rules.space_prefix):
+        writer.add_metadata(key, value, value_type)
+        values[key] = value
+    check_ids(source, values, writer.path)
+
+
 def _add_tensors(writer: GGUFWriter, tensors: dict[str, LazyTensor], wanted: GGMLType) -> None:
     for name, tensor in tensors.items():
         kind = tensor.kind or type_of(name, tensor.shape, wanted)
-        writer.add_tensor_chunks(name, partial(encoded, name, tensor, kind), kind, tensor.shape[::-1])
+        writer.add_stream(name, kind, tensor.shape[::-1], partial(encoded, name, tensor, kind))
 
 
 def _check_room(writer: GGUFWriter) -> None:

@@ -57,6 +57,8 @@ class Decoder(Rules):
         if not config.has("head_dim") and dim % n_heads:
             raise config.error("hidden_size", f"is {dim}", f"a multiple of num_attention_heads = {n_heads}")
         head_dim = config.integer("head_dim", default=dim // n_heads)
+        if head_dim % 2:
+            raise config.error("head_dim", f"is {head_dim}", "an even number: RoPE rotates pairs")
         return {
             "dim": dim,
             "hidden": self.hidden_size(dim),

@@ -40,7 +40,7 @@ class _Tensor:
     name: str
     shape: tuple[int, ...]  # (ne0, ne1, ...)
     type: GGMLType
-    chunks: Callable[[], Iterable[np.ndarray]]  # makes the data, C-contiguous arrays one after another
+    pieces: Callable[[], Iterable[np.ndarray]]  # its bytes in order, made when they are written
 
     @property
     def n_bytes(self) -> int:
@@ -58,7 +58,7 @@ class GGUFWriter:
         writer.write()
 
     Tensors are kept by reference, so that a memory map of another model can be written without reading it
-    into memory; `add_tensor_chunks` takes what makes a tensor instead, when it is written. Arguments that GGUF cannot
+    into memory; `add_stream` takes what makes a tensor while it is written. Arguments that GGUF cannot
     hold are an InvalidConfigError, at once.
     """
 
@@ -108,29 +108,33 @@ class GGUFWriter:
         array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.asarray(data)
         kind = _tensor_type(name, array, type)
         dims = tuple(shape) if shape is not None else _shape_of(array, kind)
-        contiguous = np.ascontiguousarray(array)
-        self.add_tensor_chunks(name, lambda: (contiguous,), kind, dims)
-        if array.nbytes != (n_bytes := self._tensors[name].n_bytes):
-            del self._tensors[name]
-            allowed = f"{n_bytes} for {kind.name} of shape {dims}"
+        self._check(name, kind, dims)
+        if array.nbytes != kind.n_bytes(math.prod(dims)):
+            allowed = f"{kind.n_bytes(math.prod(dims))} for {kind.name} of shape {dims}"
             raise InvalidConfigError(f"tensor {name!r} has {array.nbytes} bytes; allowed: {allowed}")
+        contiguous = np.ascontiguousarray(array)
+        self._tensors[name] = _Tensor(name, dims, kind, lambda: [contiguous])
 
-    def add_tensor_chunks(
-        self, name: str, chunks: Callable[[], Iterable[np.ndarray]], type: GGMLType, shape: Sequence[int]
+    def add_stream(
+        self, name: str, type: GGMLType, shape: Sequence[int], pieces: Callable[[], Iterable[np.ndarray]]
     ) -> None:
-        """Adds one tensor whose data `chunks` makes when it is written: C-contiguous arrays one after another.
+        """Adds a tensor that is made while it is written, so that it need not fit into memory.
 
-        `shape` is as in the file, (ne0, ne1, ...). Together the arrays must have the bytes of a tensor of that shape
-        and `type`, else `write` raises InvalidConfigError and leaves no file.
+        `shape` is as in the file, (ne0, ne1, ...). `pieces` is called by `write`, and returns contiguous arrays that
+        together are the tensor's bytes; what it raises ends the writing, and nothing is left behind.
         """
+        dims = tuple(shape)
+        self._check(name, type, dims)
+        self._tensors[name] = _Tensor(name, dims, type, pieces)
+
+    def _check(self, name: str, kind: GGMLType, dims: tuple[int, ...]) -> None:
+        """InvalidConfigError if GGUF cannot hold such a tensor, or holds one of this name already."""
         if name in self._tensors or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
             allowed = f"1 to {MAX_NAME_BYTES} bytes, each name once"
             raise InvalidConfigError(f"tensor name is {describe(name)}; allowed: {allowed}")
-        kind, dims = GGMLType(type), tuple(shape)
         if not 1 <= len(dims) <= MAX_DIMS or min(dims) < 1 or dims[0] % kind.block_size:
             allowed = f"1 to {MAX_DIMS} dimensions above 0, the first a multiple of {kind.block_size}"
             raise InvalidConfigError(f"tensor {name!r} has the shape {dims}; allowed: {allowed}")
-        self._tensors[name] = _Tensor(name, dims, kind, chunks)
 
     @property
     def n_data(self) -> int:
@@ -234,13 +238,12 @@ def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int,
         file.write(head)
         file.write(bytes(-len(head) % alignment))
         for tensor in tensors:
-            start = file.tell()
-            for chunk in tensor.chunks():
-                file.write(chunk.reshape(-1).view(np.uint8).data)
-                report.add(chunk.nbytes)
-            if (count := file.tell() - start) != tensor.n_bytes:
-                problem = f"tensor {tensor.name!r} was made of {count} bytes; allowed: {tensor.n_bytes}"
-                raise InvalidConfigError(f"{problem} for {tensor.type.name} of shape {tensor.shape}")
+            written = 0
+            for piece in tensor.pieces():
+                written += file.write(piece.reshape(-1).view(np.uint8).data)
+                report.add(piece.nbytes)
+            if written != tensor.n_bytes:
+                raise InvalidConfigError(f"tensor {tensor.name!r} has {written} bytes; allowed: {tensor.n_bytes}")
             file.write(bytes(-tensor.n_bytes % alignment))
         file.flush()
         os.fsync(file.fileno())

@@ -50,12 +50,14 @@ class PreTokenizer:
         patterns: regular expressions, each match of which becomes a piece of its own.
         ignore_merges: a piece that is a token as a whole becomes that token, whatever the merges say.
         add_bos: whether BOS is added where the file does not say.
+        byte_level: text is written in characters that stand for bytes; else as it is, with U+2581 for spaces.
         split_first: a cut before the first pattern that a regular expression cannot make in linear time.
     """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
+    byte_level: bool = True
     split_first: Callable[[str], list[str]] | None = field(default=None, repr=False)
 
 
@@ -208,6 +210,7 @@ def _table() -> Iterator[tuple[tuple[str, ...], PreTokenizer]]:
     yield ("bailingmoe", "bailingmoe2", "llada-moe"), PreTokenizer((_BAILING,))
     yield ("exaone-moe",), PreTokenizer((_EXAONE_MOE,))
     yield ("laguna",), PreTokenizer((_LINES, _QWEN2))
+    yield ("gemma4", "granite-embed-multi-311m"), PreTokenizer((_LINES,), byte_level=False)
     yield ("poro-chat", "bloom", "gpt3-finnish"), PreTokenizer((_BLOOM,))
     yield ("viking",), PreTokenizer((_BLOOM, r"\p{N}"))
     yield (

@@ -77,10 +77,15 @@ def _pieces(vocabulary: Vocabulary, byte_ids: dict[int, int]) -> list[tuple[str,
 
 
 def _normalizer(vocabulary: Vocabulary) -> normalizers.Normalizer | None:
-    if not vocabulary.charsmap:
+    """The table, checked as far as it can be: bytes of a trie after their number, u32, then texts that end in NUL."""
+    table = vocabulary.charsmap
+    if not table:
         return None
+    n_trie = int.from_bytes(table[:4], "little")
+    if n_trie % 4 or n_trie > len(table) - 4:  # else the library asks for so much memory that the process ends
+        raise _broken_table(vocabulary)
     try:
-        normalizer = normalizers.Precompiled(vocabulary.charsmap)
+        normalizer = normalizers.Precompiled(table)
     except Exception as error:  # the library has no narrower class
         raise _broken_table(vocabulary) from error
     _normalized(normalizer, "\uff21 e\u0301 \u2460\u00a0\U0001f600", _broken_table(vocabulary))

@@ -9,20 +9,26 @@ from dataclasses import dataclass
 from typing import SupportsIndex
 
 from densecore.exceptions import InvalidConfigError
-from densecore.gguf import GGUFFile
+from densecore.gguf import GGUFFile, Metadata
 from densecore.tokenizer.backend import Backend, SpaceRule
 from densecore.tokenizer.bert import BertBackend
 from densecore.tokenizer.detokenizer import IncrementalDetokenizer
 from densecore.tokenizer.gpt2 import GPT2Backend, pre_tokenizer
 from densecore.tokenizer.llama import LlamaBackend
+from densecore.tokenizer.raw_bpe import RawBPEBackend
 from densecore.tokenizer.t5 import T5Backend
 from densecore.tokenizer.vocabulary import TokenType, Vocabulary, read_vocabulary
 
 __all__ = ["Tokenizer", "TokenizerParts"]
 
+
+def _bpe_backend(vocabulary: Vocabulary) -> Backend:
+    return GPT2Backend(vocabulary) if pre_tokenizer(vocabulary).byte_level else RawBPEBackend(vocabulary)
+
+
 _BACKENDS: dict[str, Callable[[Vocabulary], Backend]] = {
     "bert": BertBackend,
-    "gpt2": GPT2Backend,
+    "gpt2": _bpe_backend,
     "llama": LlamaBackend,
     "t5": T5Backend,
 }
@@ -57,7 +63,8 @@ class Tokenizer:
         assert tokenizer.decode(ids) == "Hello, world!"
 
     Attributes:
-        kind: ``llama`` (SentencePiece BPE), ``gpt2`` (byte-level BPE), ``bert`` (WordPiece) or ``t5`` (Unigram).
+        kind: ``llama`` (SentencePiece BPE), ``gpt2`` (BPE over bytes, in Gemma 4 over characters), ``bert`` (WordPiece)
+            or ``t5`` (Unigram).
         n_vocab: number of tokens; ids are 0 to n_vocab - 1.
         bos_id, eos_id: ids of the tokens that begin and end a text, or None.
         eog_ids: ids that end a reply.
@@ -93,7 +100,12 @@ class Tokenizer:
         if not isinstance(source, GGUFFile):
             with GGUFFile.open(source) as file:
                 return cls.from_gguf(file)
-        vocabulary = read_vocabulary(source.metadata)
+        return cls.from_metadata(source.metadata)
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> Tokenizer:
+        """The tokenizer that the metadata of a GGUF file describes; raises as `from_gguf`."""
+        vocabulary = read_vocabulary(metadata)
         prefix, suffix = _around(vocabulary)
         return cls(
             TokenizerParts(

@@ -16,6 +16,7 @@ from densecore.tokenizer.end_of_generation import END_TEXTS, rendered_texts
 __all__ = ["KINDS", "TokenType", "Vocabulary", "read_vocabulary"]
 
 KINDS = ("bert", "gpt2", "llama", "t5")
+_RAW_BPE = "gemma4"  # a kind by itself in files, and the name of its cuts
 MAX_SPECIAL_LENGTH = 256  # characters; bounds the search for special tokens in hostile text
 
 
@@ -86,7 +87,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     return Vocabulary(
         metadata=metadata,
         kind=kind,
-        pre=metadata.string("tokenizer.ggml.pre", ""),
+        pre=_pre(metadata),
         tokens=tokens,
         ids=ids,
         types=types,
@@ -106,8 +107,15 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     )
 
 
+def _pre(metadata: Metadata) -> str:
+    default = _RAW_BPE if metadata.string("tokenizer.ggml.model") == _RAW_BPE else ""
+    return metadata.string("tokenizer.ggml.pre", default) or default
+
+
 def _kind(metadata: Metadata) -> str:
     kind = metadata.string("tokenizer.ggml.model")
+    if kind == _RAW_BPE:
+        return "gpt2"
     if kind not in KINDS:
         raise metadata.error(
             "tokenizer.ggml.model", f"is {describe(kind)}, a kind that is not supported", ", ".join(KINDS)

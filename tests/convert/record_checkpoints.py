@@ -118,6 +118,7 @@ CHECKPOINTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "command-r": ("CohereConfig", "CohereForCausalLM", {}),
     "command-r-norms": ("CohereConfig", "CohereForCausalLM", {"use_qk_norm": True}),
+    "cohere2": ("Cohere2Config", "Cohere2ForCausalLM", {"num_hidden_layers": 4, "sliding_window": 4}),
     "deepseek2": ("DeepseekV2Config", "DeepseekV2ForCausalLM", {**MLA, "n_shared_experts": 2}),
     "deepseek2-lite": (
         "DeepseekV2Config",

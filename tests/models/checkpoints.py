@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CONFIGURATIONS", "LOGITS", "N_VOCAB", "TOKENS", "configurations", "draw_weights", "write_checkpoint"]
+from tests.convert.tiny import write_checkpoint
+
+__all__ = ["CONFIGURATIONS", "LOGITS", "N_VOCAB", "TOKENS", "configurations", "draw_weights", "write_case"]
 
 CONFIGURATIONS = Path(__file__).with_name("archs.json")
 LOGITS = Path(__file__).with_name("archs.npz")
@@ -47,19 +49,9 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def write_checkpoint(folder: Path, case: dict[str, Any]) -> Path:
-    """Write config.json, model.safetensors and tokenizer.json of a case in a new folder; returns it."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(case["config"]))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": _vocabulary()}))
-    header, data, end = {}, [], 0
-    for name, values in draw_weights(case["shapes"]).items():
-        first, end = end, end + values.nbytes
-        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [first, end]}
-        data.append(values.tobytes())
-    head = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + b"".join(data))
-    return folder
+def write_case(folder: Path, case: dict[str, Any]) -> Path:
+    """Write config.json, tokenizer.json and the weights of a case; returns the folder."""
+    return write_checkpoint(folder, case["config"], draw_weights(case["shapes"]), tokenizer={"model": _vocabulary()})
 
 
 def _vocabulary() -> dict[str, Any]:

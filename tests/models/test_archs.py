@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from densecore import DenseCore
 from densecore.convert import convert_checkpoint
+from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.models import AdapterSet, AdapterUse, load_adapter, smollm3
 from densecore.models.hooks import LAYER_HOOKS, hook_names
 from densecore.models.weights import LayerNorm, Linear
 from tests.lora_factory import make_adapter, merge
-from tests.models.checkpoints import LOGITS, TOKENS, configurations, write_checkpoint
+from tests.models.checkpoints import LOGITS, TOKENS, configurations, write_case
 from tests.models.running import nmse, open_model, run
 from tests.models.test_lora import run_with
 
@@ -35,7 +37,7 @@ def files(tmp_path_factory):
     def file_of(name: str) -> Path:
         path = folder / f"{name}.gguf"
         if not path.exists():
-            convert_checkpoint(write_checkpoint(folder / name, CASES[name]), path, "f32")
+            convert_checkpoint(write_case(folder / name, CASES[name]), path, "f32")
         return path
 
     return file_of
@@ -175,3 +177,33 @@ def test_windows_by_layer(files, tmp_path):
     local = np.array([True, False, False, True, False])
     with open_model(changed(files("olmo3"), tmp_path / "m.gguf", key, local)) as model:
         assert model.windows == [9, 0, 0, 9, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "words"),
+    [
+        ("olmo3", "olmo2.attention.sliding_window_pattern", np.array([True]), "5, one a layer"),
+        ("olmo3", "olmo2.attention.sliding_window", 2**29, "at most"),
+        ("cohere2", "cohere2.attention.sliding_window", 0, "at least 1"),
+        ("granite", "granite.logit_scale", 0.0, "logit_scale"),
+        ("gpt2", "gpt2.context_length", 129, "position_embd"),
+        ("mistral3", "mistral3.attention.temperature_scale", float("nan"), "temperature_scale"),
+        ("falcon-7b", "falcon.attention.layer_norm_epsilon", -1.0, "layer_norm_epsilon"),
+    ],
+)
+def test_refused(files, tmp_path, name, key, value, words):
+    with pytest.raises(ModelLoadError, match=words), open_model(changed(files(name), tmp_path / "m.gguf", key, value)):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:.*lacks .* of the space and the byte tokens")
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "mistral3", "falcon-40b"])
+def test_in_an_engine(files, name):
+    """Batched, chunked, from the cache or anew, the output is that of each prompt alone."""
+    prompts = [[4 + (i * n) % 50 for i in range(3 + 17 * n)] for n in range(5)]
+    options = {"temperature": 0, "repetition_penalty": 1.0, "max_tokens": 12, "logit_bias": {2: -100}}
+    with DenseCore(files(name), prefix_caching=False, max_num_batched_tokens=24) as model:
+        alone = [model.complete(prompt, **options).token_ids for prompt in prompts]
+    with DenseCore(files(name), speculation="prompt-lookup") as model:
+        for _ in range(2):
+            assert [result.token_ids for result in model.complete_batch(prompts, **options)] == alone

@@ -6,10 +6,13 @@ cuts that they make are compared with those of each known rule, on a text that t
 
 from __future__ import annotations
 
+import warnings
+
 from tokenizers import Regex, pre_tokenizers
 
+from densecore.convert.vocabulary.pipeline import library_errors, load_pipeline
 from densecore.convert.vocabulary.source import TokenizerSource, steps
-from densecore.convert.vocabulary.special import load_pipeline
+from densecore.exceptions import ModelLoadError
 from densecore.gguf.errors import describe
 from densecore.tokenizer.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 
@@ -28,31 +31,48 @@ PROBE = (
 )
 
 
+_ASCII_PROBE = "".join(char for char in PROBE if char.isascii())
+
+
 def recognize_pre_tokenizer(source: TokenizerSource) -> str:
-    """The name of the known rule that cuts as the checkpoint does; ModelLoadError if there is none."""
+    """The name of the known rule that cuts as the checkpoint does; ModelLoadError if there is none.
+
+    A few published tokenizers cut inside of characters beyond ASCII, by accident, which no rule does: if ASCII text
+    leaves no doubt, its rule is taken, with a warning.
+    """
     cut = load_pipeline(source).pre_tokenizer
-    wanted = _pieces_of(cut)
     ignore_merges = bool(source.model.get("ignore_merges", False))
-    candidates = [name for name, rule in PRE_TOKENIZERS.items() if cuts_of(rule) == wanted]
-    for name in candidates:
-        if PRE_TOKENIZERS[name].ignore_merges == ignore_merges:
-            return name
-    if candidates:  # whole words that merges do not make are rare; cuts are what counts
-        return candidates[0]
-    shown = [step.get("pattern", step.get("type")) for step in steps(source.description, "pre_tokenizer")]
-    allowed = f"cuts as one of {len(PRE_TOKENIZERS)} known rules makes them, or one that is named (--pre)"
-    raise source.error("pre_tokenizer", f"is not known: {describe(shown, 200)}", allowed)
+    with library_errors(source):
+        names = _rules_that_cut(PROBE, cut)
+    if not names:
+        names = _rules_that_cut(_ASCII_PROBE, cut)
+        if len({PRE_TOKENIZERS[name].patterns for name in names}) != 1:
+            raise _unknown(source)
+        warnings.warn(
+            f"{source.path}: its pre-tokenizer is {names[0]} for ASCII text only: ids of other text may differ",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    # Whole words that merges do not make are rare: cuts count more.
+    return next((name for name in names if PRE_TOKENIZERS[name].ignore_merges == ignore_merges), names[0])
 
 
-def cuts_of(rule: PreTokenizer) -> list[str]:
-    """The pieces of PROBE by a rule."""
+def cuts_of(rule: PreTokenizer, text: str = PROBE) -> list[str]:
+    """The pieces of `text` by a rule."""
     cuts = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns])
-    parts = rule.split_first(PROBE) if rule.split_first else [PROBE]
+    parts = rule.split_first(text) if rule.split_first else [text]
     return [piece for part in parts for piece, _ in cuts.pre_tokenize_str(part)]
 
 
-def _pieces_of(cut: pre_tokenizers.PreTokenizer | None) -> list[str]:
-    """The pieces of PROBE by a checkpoint, as slices of the text: steps may also rewrite it in bytes."""
+def _rules_that_cut(text: str, cut: pre_tokenizers.PreTokenizer | None) -> list[str]:
+    """Names of the rules that cut `text` where a checkpoint does, whose steps may also rewrite it in bytes."""
     if cut is None:
-        return [PROBE]
-    return [PROBE[start:end] for _, (start, end) in cut.pre_tokenize_str(PROBE)]
+        return []
+    wanted = [text[start:end] for _, (start, end) in cut.pre_tokenize_str(text)]
+    return [name for name, rule in PRE_TOKENIZERS.items() if rule.byte_level and cuts_of(rule, text) == wanted]
+
+
+def _unknown(source: TokenizerSource) -> ModelLoadError:
+    shown = [step.get("pattern", step.get("type")) for step in steps(source.description, "pre_tokenizer")]
+    allowed = f"cuts as one of {len(PRE_TOKENIZERS)} known rules makes them, or one that is named (--pre)"
+    return source.error("pre_tokenizer", f"is not known: {describe(shown, 200)}", allowed)

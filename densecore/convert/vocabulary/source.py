@@ -100,6 +100,6 @@ def steps(description: dict[str, Any], part: str) -> list[dict[str, Any]]:
         )
         if isinstance(inner, list):
             pending = [*inner, *pending]
-        else:
+        elif isinstance(step.get("type"), str):
             found.append(step)
     return found

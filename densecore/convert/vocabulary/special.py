@@ -8,11 +8,11 @@ from typing import Any
 
 from tokenizers import Tokenizer as Pipeline
 
+from densecore.convert.vocabulary.pipeline import library_errors, load_pipeline
 from densecore.convert.vocabulary.source import TokenizerSource
-from densecore.gguf.errors import describe, load_error
 from densecore.gguf.types import ValueType
 
-__all__ = ["Pairs", "load_pipeline", "special_pairs"]
+__all__ = ["Pairs", "special_pairs"]
 
 Pairs = Iterator[tuple[str, Any, ValueType | None]]
 
@@ -32,19 +32,6 @@ def special_pairs(source: TokenizerSource) -> Pairs:
     yield from _templates(source)
 
 
-def load_pipeline(source: TokenizerSource) -> Pipeline:
-    """The checkpoint's own tokenizer; ModelLoadError if the `tokenizers` library cannot read it."""
-    source.require()
-    try:
-        pipeline = Pipeline.from_file(str(source.path))
-    except Exception as error:  # the library has no narrower class
-        allowed = "what the tokenizers library can read"
-        raise load_error(source.path, "file", f"is not a tokenizer ({describe(str(error))})", allowed) from None
-    pipeline.no_truncation()
-    pipeline.no_padding()
-    return pipeline
-
-
 def _special_ids(source: TokenizerSource) -> dict[str, int]:
     by_text = {token.content: token.token_id for token in source.added}
     found = {}
@@ -55,9 +42,9 @@ def _special_ids(source: TokenizerSource) -> dict[str, int]:
         token_id = by_text.get(text) if text is not None else None
         if token_id is None and type(value := source.config.value(f"{name}_token_id")) is int:
             token_id = value
-        if token_id is None:
+        if token_id is None or token_id < 0:  # -1 stands for none
             continue
-        if 0 <= token_id < source.n_vocab:
+        if token_id < source.n_vocab:
             found[name] = token_id
         else:
             warnings.warn(
@@ -71,7 +58,11 @@ def _special_ids(source: TokenizerSource) -> dict[str, int]:
 
 def _added(source: TokenizerSource, ids: dict[str, int]) -> dict[str, bool]:
     """Whether BOS, EOS and a separator are added: seen from what the tokenizer does, unless the settings say so."""
-    found = _observed(load_pipeline(source), ids) if source.description else {}
+    found = {}
+    if source.description:
+        pipeline = load_pipeline(source)
+        with library_errors(source):
+            found = _observed(pipeline, ids)
     for name in ("bos", "eos", "sep"):
         if isinstance(value := source.settings.get(f"add_{name}_token"), bool):
             found[name] = value
