@@ -5,8 +5,8 @@
     python -m bench.experts [--shape mixtral-8x7b] [--layers 4] [--type Q4_K_M]
 
 Both are written by `bench.models`, with random weights, so that tokens choose their experts at random. The dense one is
-as wide as all experts together. A round measures both, in alternating order; the ratio is taken within a round. The bound
-is how many times as many bytes the dense one reads for a token: what the ratio would be if nothing but reading took time.
+as wide as all experts together. A round measures both, in alternating order; the ratio is taken within a round. The
+bound is how many times as many bytes the dense one reads for a token: the ratio if nothing but reading took time.
 """
 
 from __future__ import annotations
