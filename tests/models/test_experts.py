@@ -12,13 +12,15 @@ from densecore import DenseCore
 from densecore.convert import convert_checkpoint
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, GGUFWriter
-from densecore.models import Batch, KVCache, load_adapter
+from densecore.models import AdapterSet, AdapterUse, Batch, KVCache, load_adapter
 from densecore.models.hooks import LAYER_HOOKS, hook_names
 from tests.gguf_factory import make_model
-from tests.models.checkpoints import TOKENS, write_checkpoint
+from tests.lora_factory import make_adapter, merge
+from tests.models.checkpoints import TOKENS, write_case
 from tests.models.expert_files import mixtral
 from tests.models.record_experts import CONFIGURATIONS, LOGITS
 from tests.models.running import nmse, open_model, run
+from tests.models.test_lora import run_with
 
 CASES = json.loads(CONFIGURATIONS.read_text())
 RECORDED = np.load(LOGITS)
@@ -32,7 +34,7 @@ def files(tmp_path_factory):
     def file_of(name: str) -> Path:
         path = folder / f"{name}.gguf"
         if not path.exists():
-            convert_checkpoint(write_checkpoint(folder / name, CASES[name]), path, "f32")
+            convert_checkpoint(write_case(folder / name, CASES[name]), path, "f32")
         return path
 
     return file_of
@@ -153,6 +155,19 @@ def test_in_an_engine(tmp_path):
 
 
 # ------------------------------------------------------------------------ adapters
+
+
+@pytest.mark.parametrize("name", ["qwen2moe", "deepseek2"])
+def test_adapters_of_all_other_matrices(name, files, tmp_path):
+    """Attention, routers and shared experts: what an adapter does is what merging it does."""
+    with open_model(files(name)) as model:
+        wanted = [matrix for matrix in model.linears if matrix.startswith("blk.")]
+        path = make_adapter(tmp_path / "lora.gguf", files(name), wanted, rank=3, alpha=2)
+        adapter = load_adapter(path, model)
+        model.adapters = AdapterSet([adapter])
+        logits = run_with(model, TOKENS, [AdapterUse(adapter, 0.5)])
+    with open_model(merge(tmp_path / "merged.gguf", files(name), {path: 0.5})) as merged:
+        assert nmse(logits, run(merged, TOKENS)) < 1e-10
 
 
 def test_adapters_of_experts_are_refused(tmp_path):
