@@ -5,7 +5,7 @@ from __future__ import annotations
 from densecore.convert.lazy import LazyTensor
 from densecore.convert.rules import Change, Rules
 
-__all__ = ["columns", "one_more", "rows", "split_heads", "transposed"]
+__all__ = ["one_more", "split_heads", "transposed"]
 
 
 def split_heads(heads: str) -> Change:
@@ -35,23 +35,3 @@ def transposed(rules: Rules, tensor: LazyTensor) -> LazyTensor:
         return tensor
     *outer, n_in, n_out = tensor.shape
     return tensor.viewed(tensor.view.swapaxes(-1, -2), shape=(*outer, n_out, n_in))
-
-
-def rows(first: int, end: int | None = None) -> Change:
-    """The rows from `first` to before `end`."""
-
-    def change(rules: Rules, tensor: LazyTensor) -> LazyTensor:
-        view = tensor.view[first:end]
-        return tensor.viewed(view, shape=view.shape)
-
-    return change
-
-
-def columns(first: int, end: int | None = None, step: int = 1) -> Change:
-    """Entries of the last axis but one: rows of each matrix in a stack of them."""
-
-    def change(rules: Rules, tensor: LazyTensor) -> LazyTensor:
-        view = tensor.view[..., first:end:step, :]
-        return tensor.viewed(view, shape=view.shape)
-
-    return change

@@ -39,10 +39,10 @@ class Checkpoint:
             problem = "is not a folder" if folder.exists() else "does not exist"
             raise load_error(folder, "checkpoint", problem, "a folder with config.json and safetensors files")
         config = CheckpointConfig.read(folder / "config.json")
+        if (folder / SINGLE).exists():  # as transformers has it, this comes first
+            return cls(folder, config, read_shard(folder / SINGLE))
         if (folder / INDEX).exists():
             return cls(folder, config, _read_shards(folder / INDEX))
-        if (folder / SINGLE).exists():
-            return cls(folder, config, read_shard(folder / SINGLE))
         raise _no_weights(folder)
 
     @property

@@ -15,7 +15,7 @@ from densecore.convert.lazy import LazyTensor
 from densecore.convert.rules import Rules
 from densecore.convert.size_label import size_label
 from densecore.convert.vocabulary import vocabulary_pairs
-from densecore.convert.vocabulary.check import check_ids
+from densecore.convert.vocabulary.check import check_ids, check_name
 from densecore.convert.vocabulary.source import TokenizerSource
 from densecore.exceptions import DenseCoreError, InvalidConfigError
 from densecore.gguf import GGMLType, GGUFWriter
@@ -57,8 +57,9 @@ def convert_checkpoint(
     rules = rules_for(checkpoint)
     tensors = dict(rules.tensors())
     writer = GGUFWriter(Path(target).expanduser())
-    _add_model(writer, rules, name or checkpoint.name, tensors, kind)
-    _add_vocabulary(writer, TokenizerSource(checkpoint.folder, checkpoint.config), rules, pre)
+    name = name or checkpoint.name
+    _add_model(writer, rules, name, tensors, kind)
+    _add_vocabulary(writer, TokenizerSource(checkpoint.folder, checkpoint.config), rules, pre, name)
     _add_tensors(writer, tensors, kind)
     _check_room(writer)
     writer.write(progress=progress)
@@ -77,12 +78,15 @@ def _add_model(writer: GGUFWriter, rules: Rules, name: str, tensors: dict[str, L
     writer.add_metadata("general.quantization_version", QUANTIZATION_VERSION)
 
 
-def _add_vocabulary(writer: GGUFWriter, source: TokenizerSource, rules: Rules, pre: str | None) -> None:
+def _add_vocabulary(writer: GGUFWriter, source: TokenizerSource, rules: Rules, pre: str | None, name: str) -> None:
     values = {}
     for key, value, value_type in vocabulary_pairs(source, pre=pre, space_prefix=rules.space_prefix):
         writer.add_metadata(key, value, value_type)
         values[key] = value
+    for prompt, text in rules.prompts():
+        writer.add_metadata(f"tokenizer.chat_template.{prompt}", text)
     check_ids(source, values, writer.path)
+    check_name(source, name)
 
 
 def _add_tensors(writer: GGUFWriter, tensors: dict[str, LazyTensor], wanted: GGMLType) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,10 +65,6 @@ class LazyTensor:
         """
         for piece in self.pieces:
             yield from _chunks(piece)
-
-    def map(self, change: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> LazyTensor:
-        """The tensor of shape `shape` that a view of this one is."""
-        return self.viewed(change(self.view), shape=shape)
 
 
 def _chunks(view: np.ndarray) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from densecore.convert.json_files import parse_json, read_json
+from densecore.convert.json_files import parse_json, read_json, read_text_if_present
 from densecore.gguf.errors import describe, load_error
 
 __all__ = ["RANK", "pooling_type"]
@@ -24,10 +24,11 @@ _NAMES = {"mean": MEAN, "cls": CLS, "lasttoken": LAST}
 def pooling_type(folder: Path) -> Iterator[tuple[str, Any]]:
     """The key ``pooling_type`` and its value, if `folder` says how to pool."""
     modules = folder / "modules.json"
-    if not modules.exists():
+    text = read_text_if_present(modules)
+    if text is None:
         return
     # The file is a list; as an object it goes through the same checks as all others.
-    entries = parse_json(modules, b'{"modules":' + modules.read_bytes() + b"}", "file")["modules"]
+    entries = parse_json(modules, f'{{"modules":{text}}}'.encode(), "file")["modules"]
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and str(entry.get("type", "")).endswith("Pooling"):
             yield "pooling_type", _read(folder, str(entry.get("path", "")))

@@ -75,6 +75,7 @@ class Rules(ABC):
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = checkpoint.config
         self.folder = checkpoint.folder
+        self.name = checkpoint.name
         self.sizes = self.read_sizes()
         self.n_layers = self.config.integer("num_hidden_layers", "n_layer", "n_layers", maximum=MAX_LAYERS)
         self._originals = self._by_short_name(checkpoint.tensors)
@@ -87,6 +88,10 @@ class Rules(ABC):
     @abstractmethod
     def metadata(self) -> Iterator[tuple[str, Any]]:
         """Keys that begin with the architecture, without it, and their values."""
+
+    def prompts(self) -> Iterator[tuple[str, str]]:
+        """Names and texts of prompts that the model was trained with, beside the chat template."""
+        return iter(())
 
     def tensors(self) -> Iterator[tuple[str, LazyTensor]]:
         """All tensors of the file by name; ModelLoadError for what is missing, misshapen or left over."""

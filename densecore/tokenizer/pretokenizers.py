@@ -150,7 +150,7 @@ def _table() -> Iterator[tuple[tuple[str, ...], PreTokenizer]]:
     )  # fmt: skip
     yield (
         (
-            "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
             "jina-v5-nano",
         ),
         PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True),
@@ -211,7 +211,7 @@ def _table() -> Iterator[tuple[tuple[str, ...], PreTokenizer]]:
     yield ("exaone-moe",), PreTokenizer((_EXAONE_MOE,))
     yield ("laguna",), PreTokenizer((_LINES, _QWEN2))
     yield ("gemma4", "granite-embed-multi-311m"), PreTokenizer((_LINES,), byte_level=False)
-    yield ("poro-chat", "bloom", "gpt3-finnish"), PreTokenizer((_BLOOM,))
+    yield ("bloom", "poro-chat", "gpt3-finnish"), PreTokenizer((_BLOOM,))
     yield ("viking",), PreTokenizer((_BLOOM, r"\p{N}"))
     yield (
         ("chameleon",),

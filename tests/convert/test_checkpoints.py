@@ -67,7 +67,14 @@ ENCODERS = {
 }  # fmt: skip
 KEYS = {
     value
-    for group in (gguf.Keys.General, gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope, gguf.Keys.Tokenizer)
+    for group in (
+        gguf.Keys.Classifier,
+        gguf.Keys.General,
+        gguf.Keys.LLM,
+        gguf.Keys.Attention,
+        gguf.Keys.Rope,
+        gguf.Keys.Tokenizer,
+    )
     for name, value in vars(group).items()
     if isinstance(value, str) and not name.startswith("_")
 } | {"tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents"}

@@ -87,3 +87,14 @@ def test_cuts_inside_of_characters(tmp_path):
     cut = pre_tokenizers.Sequence([byte_level, pre_tokenizers.Split(Regex("[²³¹¼½¾]"), "isolated")])
     with pytest.warns(RuntimeWarning, match="is gpt-2 for ASCII text only: ids of other text may differ"):
         assert recognize_pre_tokenizer(source_with(tmp_path, cut)) == "gpt-2"
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt-2", "llama-bpe", "qwen2", "starcoder", "deepseek-v3", "tekken", "gpt-4o", "falcon", "bloom"]
+)
+def test_usual_names(tmp_path, name):
+    """Of several names of a rule the one that llama.cpp's converter writes for the model that it was made for."""
+    rule = PRE_TOKENIZERS[name]
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+    cut = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    assert recognize_pre_tokenizer(source_with(tmp_path, cut, ignore_merges=rule.ignore_merges)) == name

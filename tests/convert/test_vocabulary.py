@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from densecore.convert import convert_checkpoint
 from densecore.gguf import GGUFFile
@@ -169,3 +169,14 @@ def test_added_tokens_and_templates(tmp_path):
         assert file.metadata["tokenizer.ggml.add_bos_token"] is True
         assert "tokenizer.ggml.padding_token_id" not in file.metadata
     assert GGUFTokenizer.from_gguf(path).encode("a", add_special=True)[0] == pipeline.token_to_id("<|bos|>")
+
+
+def test_tokens_that_take_white_space(tmp_path):
+    """Phi-3's, by the name of the model alone."""
+    pipeline, settings = bpe()
+    pipeline.add_special_tokens([AddedToken("<|user|>", rstrip=True, special=True)])
+    with pytest.warns(RuntimeWarning, match="choose one with phi-3 in it"):
+        path = converted(tmp_path, pipeline, settings)
+    named = convert_checkpoint(path.parent / "source", tmp_path / "named.gguf", name="My Phi-3")
+    text = "<|user|>\n hi"
+    assert GGUFTokenizer.from_gguf(named).encode(text, parse_special=True) == pipeline.encode(text).ids

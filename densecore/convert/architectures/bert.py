@@ -87,6 +87,8 @@ class Bert(Rules):
         yield "attention.causal", False
         if self.ranks:
             yield "pooling_type", RANK
+            if names := self._label_names():
+                yield "classifier.output_labels", names
         else:
             yield from pooling_type(self.folder)
 
@@ -109,8 +111,13 @@ class Bert(Rules):
         return short.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
     def _n_labels(self) -> int:
+        return len(self.config.section("id2label")) or self.config.integer("num_labels", default=2)
+
+    def _label_names(self) -> list[str]:
+        """Names of the classifier's outputs, unless they are only numbered."""
         labels = self.config.section("id2label")
-        return len(labels) or self.config.integer("num_labels", default=2)
+        names = [labels.string(str(number), default="") for number in range(len(labels))]
+        return names if all(name and not name.startswith("LABEL_") for name in names) else []
 
     def check_kind(self) -> None:
         """ModelLoadError for a kind of BERT that runtimes do not compute."""

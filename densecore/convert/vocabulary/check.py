@@ -1,4 +1,4 @@
-"""Compares the ids that a converted vocabulary gives with those of the checkpoint's own tokenizer."""
+"""Compares a converted vocabulary with the checkpoint's own tokenizer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from densecore.convert.vocabulary.pre import PROBE
 from densecore.convert.vocabulary.source import TokenizerSource
 from densecore.gguf import Metadata
 from densecore.tokenizer import Tokenizer
+from densecore.tokenizer.backend import name_takes_space
 
-__all__ = ["check_ids"]
+__all__ = ["check_ids", "check_name"]
 
 # Many checkpoints compose characters first (NFC), which GGUF files cannot express: a text that is composed already.
 TEXT = unicodedata.normalize("NFC", PROBE)
@@ -39,6 +40,17 @@ def check_ids(source: TokenizerSource, values: Mapping[str, Any], target: Path) 
         warnings.warn(
             f"{source.path}: for some text the GGUF file gives other token ids, such as"
             f" {found[at : at + 4]} instead of {wanted[at : at + 4]}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def check_name(source: TokenizerSource, name: str) -> None:
+    """Warn if special tokens take the white space after them, which files have no key for: runtimes go by the name."""
+    if any(token.takes_space for token in source.added) and not name_takes_space(name):
+        warnings.warn(
+            f"{source.path}: special tokens take the white space after them, which GGUF files tell by a model's name:"
+            " choose one with phi-3 in it (--name)",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -22,6 +22,7 @@ class AddedToken:
     token_id: int
     content: str
     special: bool
+    takes_space: bool  # white space after it goes with it
 
 
 class TokenizerSource:
@@ -58,7 +59,10 @@ class TokenizerSource:
             decoder = decoder if isinstance(decoder, dict) else {}
             entries = [{"id": int(key), **value} for key, value in decoder.items() if key.isdecimal()]
         try:
-            return [AddedToken(int(e["id"]), str(e["content"]), bool(e.get("special"))) for e in entries]
+            return [
+                AddedToken(int(e["id"]), str(e["content"]), bool(e.get("special")), bool(e.get("rstrip")))
+                for e in entries
+            ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self.error("added_tokens", f"is broken ({error!r})", "objects with id and content") from None
 

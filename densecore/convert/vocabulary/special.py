@@ -62,7 +62,7 @@ def _added(source: TokenizerSource, ids: dict[str, int]) -> dict[str, bool]:
     if source.description:
         pipeline = load_pipeline(source)
         with library_errors(source):
-            found = _observed(pipeline, ids)
+            found = {"bos": False, "eos": False} | _observed(pipeline, ids)  # said, as some kinds add them by default
     for name in ("bos", "eos", "sep"):
         if isinstance(value := source.settings.get(f"add_{name}_token"), bool):
             found[name] = value
