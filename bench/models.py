@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from densecore.gguf import GGUFWriter
 __all__ = ["default_folder", "make_model", "resized", "vocabulary", "write_model"]
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_ADDED = ("attn_output", "ffn_down", "ffn_down_exps")  # what these compute is added to the residual stream
 NORMAL, CONTROL = 1, 3  # tokenizer.ggml.token_type
 
 
@@ -71,8 +73,8 @@ def write_model(path: Path, shape: Shape, mix: str, seed: int = 0) -> None:
             continue
         role = name.rsplit(".", 2)[-2]
         if (role, kind) not in matrices:
-            deviation = _deviation(shape, role, size[1])
-            matrices[role, kind] = random_weights(kind, size[0] * size[1], deviation, rng)
+            deviation = _deviation(shape, role, size[-1])
+            matrices[role, kind] = random_weights(kind, math.prod(size), deviation, rng)
         writer.add_tensor(name, matrices[role, kind], kind, size[::-1])
     writer.write()
     _evict(path)
@@ -94,7 +96,7 @@ def _deviation(shape: Shape, role: str, n_in: int) -> float:
     """
     if role in ("token_embd", "output"):
         return 1.0 if role == "token_embd" else n_in**-0.5
-    return n_in**-0.5 * ((2 * shape.n_layers) ** -0.5 if role in ("attn_output", "ffn_down") else 1.0)
+    return n_in**-0.5 * ((2 * shape.n_layers) ** -0.5 if role in _ADDED else 1.0)
 
 
 def _vector(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -107,7 +109,8 @@ def _vector(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
 
 def _metadata(shape: Shape, mix: str) -> dict[str, Any]:
     arch = shape.architecture
-    return {
+    experts = {f"{arch}.expert_count": shape.n_experts, f"{arch}.expert_used_count": shape.n_experts_used}
+    return (experts if shape.n_experts else {}) | {
         "general.architecture": arch,
         "general.name": f"{shape.name} with random weights",
         "general.file_type": MIXES[mix].number,

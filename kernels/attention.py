@@ -13,7 +13,9 @@ how prompts are cut into batches, on company, or on the number of threads:
 3. The output is o / l.
 
 With a *window* a token sees the last positions only, itself included; what no token of a piece of work sees is not
-touched. With a *cap* a score s becomes cap tanh(s / cap) before the softmax.
+touched. With a *cap* a score s becomes cap tanh(s / cap) before the softmax. With *sinks* each head has one more score
+in its softmax, to which no value belongs (Xiao et al. 2023; gpt-oss): it takes part in step 3 alone, where o and l are
+brought to the maximum of m and the sink s, and l grows by 2^(s - m).
 
 With many tokens a task goes through all chunks of its tokens. With few (decode), a task does one chunk and leaves its
 (m, l, o) in `scratch`, so that a long context keeps all threads busy, and `merge_chunks` does the rest.
@@ -32,6 +34,7 @@ from .plan import operation, piece, row_operation
 from .simd import load_f32, load_f32x8, store_f32, store_f32x8
 
 __all__ = [
+    "NO_SINKS",
     "attention",
     "attention_output_ref",
     "attention_pattern_ref",
@@ -44,6 +47,8 @@ __all__ = [
     "store_kv_ref",
 ]
 
+NO_SINKS = np.empty(0, np.float32)
+
 LOG2_E = np.float32(1.4426950408889634)  # scores are kept in powers of two: exp(x) = 2^(x log2 e)
 
 _ROWS_PER_TASK = 64  # more share a tile's keys better, fewer share threads better
@@ -54,12 +59,13 @@ _ENOUGH_CHUNKS = 16  # tasks from which on a task takes several KV heads, which 
 
 
 def attention_pattern_ref(
-    q, k_cache, block_table, positions, scale, block_size: int, window: int = 0, cap: float = 0.0
+    q, k_cache, block_table, positions, scale, block_size: int, window: int = 0, cap: float = 0.0, sinks=NO_SINKS
 ) -> np.ndarray:
     """Softmax weights (n_heads, num_tokens, length) of one sequence's tokens over its positions 0 .. length - 1.
 
     q : (num_tokens, n_heads, head_dim); positions : (num_tokens,), the last one is length - 1
     window : positions that a token sees, itself included; cap : bound of scores; 0 is none
+    sinks : (n_heads,), with which weights add up to less than 1; or (0,)
     """
     length = int(positions[-1]) + 1
     keys = read_keys(k_cache, block_table, length, q.shape[2], block_size)
@@ -69,8 +75,11 @@ def attention_pattern_ref(
         scores = np.float32(cap) * np.tanh(scores / np.float32(cap))
     behind = positions[:, None] - np.arange(length)  # how far a position lies behind a token
     scores[:, (behind < 0) | (behind >= (window or length))] = -np.inf
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    largest = scores.max(-1, keepdims=True)
+    if sinks.size:
+        largest = np.maximum(largest, sinks[:, None, None])
+    weights, rest = np.exp(scores - largest), np.exp(sinks[:, None, None] - largest) if sinks.size else 0
+    return weights / (weights.sum(-1, keepdims=True) + rest)
 
 
 def attention_output_ref(pattern, v_cache, block_table, head_dim: int) -> np.ndarray:
@@ -80,20 +89,22 @@ def attention_output_ref(pattern, v_cache, block_table, head_dim: int) -> np.nda
     return np.einsum("htp,phd->thd", pattern, values)
 
 
-def attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, out) -> None:
+def attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, sinks, out) -> None:
     """The twin of `attention`: sequence by sequence, with the whole matrix of weights."""
     for sequence in np.unique(seq_index):
         tokens = np.flatnonzero(seq_index == sequence)
-        table, reach = block_tables[sequence], (v_cache.shape[2], window, cap)
+        table, reach = block_tables[sequence], (v_cache.shape[2], window, cap, sinks)
         pattern = attention_pattern_ref(q[tokens], k_cache, table, positions[tokens], scale, *reach)
         out[tokens] = attention_output_ref(pattern, v_cache, table, q.shape[2])
 
 
-def _attention_twin(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, scratch, out) -> None:
-    attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, out)
+def _attention_twin(
+    q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, sinks, scratch, out
+) -> None:
+    attention_ref(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, sinks, out)
 
 
-def _merge_twin(scratch, positions, window, out) -> None:
+def _merge_twin(scratch, positions, window, sinks, out) -> None:
     """Nothing: the twin of `attention` leaves nothing to merge."""
 
 
@@ -124,7 +135,9 @@ def _heads_per_task(n_kv_heads: int, num_parts: int) -> int:
 heads_per_task = inlined(_heads_per_task)
 
 
-def _attention_tasks(q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, scratch, out) -> int:
+def _attention_tasks(
+    q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, sinks, scratch, out
+) -> int:
     """Pieces: groups of tokens x groups of KV heads x chunks, if contexts are split."""
     num_tokens, n_heads = q.shape[:2]
     n_kv_heads, num_parts = k_cache.shape[1], scratch.shape[2] if scratch.size else 1
@@ -184,14 +197,19 @@ def merge(total, place, part, part_place, size):
 
 
 @inlined
-def write_output(states, place, size, out, first, head_dim):
-    """out[first : first + head_dim] = o / l."""
-    total = load_f32(states, place + size - 7)
+def write_output(states, place, size, sinks, head, out, first, head_dim):
+    """out[first : first + head_dim] = o / l, with the sink of `head` in l."""
+    keep, total = np.float32(1), load_f32(states, place + size - 7)
+    if sinks.size:
+        m, sink = load_f32(states, place + size - 8), sinks[head] * LOG2_E
+        largest = max(m, sink)
+        keep = exp2_f32(m - largest)
+        total = total * keep + exp2_f32(sink - largest)
     whole = head_dim // 8 * 8
     for d in range(0, whole, 8):
-        store_f32x8(out, first + d, load_f32x8(states, place + d) / total)
+        store_f32x8(out, first + d, load_f32x8(states, place + d) * keep / total)
     for d in range(whole, head_dim):
-        store_f32(out, first + d, load_f32(states, place + d) / total)
+        store_f32(out, first + d, load_f32(states, place + d) * keep / total)
 
 
 @inlined
@@ -212,13 +230,13 @@ def copy_states(states, num_rows, group, size, scratch, first, head, chunk, num_
 
 
 @inlined
-def write_outputs(states, num_rows, group, size, out, first, head, num_tokens):
+def write_outputs(states, num_rows, group, size, sinks, out, first, head, num_tokens):
     """Outputs of all rows of a run of tokens."""
     head_dim = out.shape[2]
     for row in range(num_rows):
         token, h = token_head(row, group, num_tokens)
         place = ((first + token) * out.shape[1] + head + h) * head_dim
-        write_output(states, row * size, size, out, place, head_dim)
+        write_output(states, row * size, size, sinks, head + h, out, place, head_dim)
 
 
 @inlined
@@ -241,7 +259,7 @@ def run_end(seq_index, positions, first, last):
 
 @operation(tasks=_attention_tasks, twin=_attention_twin)
 def attention(
-    q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, scratch, out, task, num_tasks
+    q, k_cache, v_cache, block_tables, seq_index, positions, scale, window, cap, sinks, scratch, out, task, num_tasks
 ):
     """out (num_tokens, n_heads, head_dim): each token attends to its sequence's positions up to its own.
 
@@ -250,6 +268,7 @@ def attention(
     block_tables : (num_seqs, max_blocks) int32, padded with anything; seq_index, positions : (num_tokens,) int32
     scale : float32, usually 1 / sqrt(head_dim)
     window : positions that a token sees, itself included; cap : float32, bound of scores; 0 is none
+    sinks : (n_heads,) float32, a score of each head that takes no value; (0,) for none
     scratch : float32 of `attention_scratch_shape`; where it has tokens, `merge_chunks` must follow
     """
     size = state_size(value_width(v_cache))
@@ -281,12 +300,12 @@ def attention(
             else:
                 merge_states(totals, buffers.states, num_rows, group, size, start, run, window)
         if not is_split:
-            write_outputs(totals, num_rows, group, size, out, first, head, run.size)
+            write_outputs(totals, num_rows, group, size, sinks, out, first, head, run.size)
         first = end
 
 
 @row_operation(twin=_merge_twin)
-def merge_chunks(scratch, positions, window, out, first, last):
+def merge_chunks(scratch, positions, window, sinks, out, first, last):
     """out (num_tokens, n_heads, head_dim): the chunks that `attention` left in `scratch`, merged."""
     n_heads, num_chunks, size = scratch.shape[1], scratch.shape[2], scratch.shape[3]
     head_dim = out.shape[2]
@@ -296,4 +315,4 @@ def merge_chunks(scratch, positions, window, out, first, last):
         position = positions[row // n_heads]
         for chunk in range(first_seen(position, window) // CHUNK, position // CHUNK + 1):
             merge(total, 0, scratch, (row * num_chunks + chunk) * size, size)
-        write_output(total, 0, size, out, row * head_dim, head_dim)
+        write_output(total, 0, size, sinks, row % n_heads, out, row * head_dim, head_dim)

@@ -102,13 +102,21 @@ def _measure_all(timer: StepTimer, roofs: Roofs, num_tokens: int, depth: int) ->
 
 
 def matrices_by_type(model: Any) -> dict[str, list[Linear]]:
-    """The matrices that a step multiplies with, by the name of their type."""
+    """The matrices that a step multiplies every token with, by the name of their type: not those of experts."""
     found: dict[str, list[Linear]] = {}
-    layers = (getattr(layer, field.name) for layer in model.layers for field in dataclasses.fields(layer))
-    for weight in (*layers, model.output):
-        if isinstance(weight, Linear):
-            found.setdefault(weight.format.name, []).append(weight)
+    for weight in (*(weight for layer in model.layers for weight in _linears(layer)), model.output):
+        found.setdefault(weight.format.name, []).append(weight)
     return found
+
+
+def _linears(weights: Any) -> Iterator[Linear]:
+    """The matrices of a layer, or of a part of it."""
+    for field in dataclasses.fields(weights):
+        value = getattr(weights, field.name)
+        if isinstance(value, Linear):
+            yield value
+        elif dataclasses.is_dataclass(value):
+            yield from _linears(value)
 
 
 def _measure_matmul(

@@ -14,10 +14,12 @@ __all__ = ["ARCHITECTURES", "reasons_against", "tensor_types"]
 ARCHITECTURES = (
     "cohere2",
     "command-r",
+    "deepseek2",
     "falcon",
     "gemma",
     "gemma2",
     "gemma3",
+    "gpt-oss",
     "gpt2",
     "gptneox",
     "granite",
@@ -26,11 +28,15 @@ ARCHITECTURES = (
     "olmo2",
     "phi3",
     "qwen2",
+    "qwen2moe",
     "qwen3",
+    "qwen3moe",
     "smollm3",
     "stablelm",
     "starcoder2",
 )
+
+WITH_EXPERTS = ("deepseek2", "gpt-oss", "llama", "qwen2moe", "qwen3moe")  # those that may have some
 
 
 def tensor_types() -> set[str]:
@@ -50,7 +56,7 @@ def reasons_against(file: GGUFFile) -> list[str]:
         reasons.append("the file holds a vocabulary only")
     if arch not in ARCHITECTURES:
         reasons.append(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
-    if file.metadata.get(f"{arch}.expert_count", 0):
+    if file.metadata.get(f"{arch}.expert_count", 0) and arch not in WITH_EXPERTS:
         reasons.append("it has experts (a mixture of experts)")
     unknown = sorted({tensor.type.name for tensor in file.tensors.values()} - tensor_types())
     if unknown:

@@ -11,20 +11,26 @@ from densecore.models.batch import Batch, KVCache, slots
 from densecore.models.cohere2 import Cohere2
 from densecore.models.command_r import CommandR
 from densecore.models.config import ModelConfig
+from densecore.models.deepseek2 import DeepSeek2
+from densecore.models.experts import has_experts
 from densecore.models.falcon import Falcon
 from densecore.models.gemma import Gemma
 from densecore.models.gemma2 import Gemma2
 from densecore.models.gemma3 import Gemma3
 from densecore.models.gpt2 import GPT2
+from densecore.models.gpt_oss import GptOss
 from densecore.models.gptneox import GPTNeoX
 from densecore.models.granite import Granite
 from densecore.models.hooks import Hooks
 from densecore.models.llama import Llama
 from densecore.models.mistral3 import Mistral3
+from densecore.models.mixtral import Mixtral
 from densecore.models.olmo2 import Olmo2
 from densecore.models.phi3 import Phi3
 from densecore.models.qwen2 import Qwen2
+from densecore.models.qwen2moe import Qwen2Moe
 from densecore.models.qwen3 import Qwen3
+from densecore.models.qwen3moe import Qwen3Moe
 from densecore.models.smollm3 import SmolLM3
 from densecore.models.stablelm import StableLM
 from densecore.models.starcoder2 import StarCoder2
@@ -47,10 +53,12 @@ __all__ = [
 ARCHITECTURES: dict[str, type[Model]] = {
     "cohere2": Cohere2,
     "command-r": CommandR,
+    "deepseek2": DeepSeek2,
     "falcon": Falcon,
     "gemma": Gemma,
     "gemma2": Gemma2,
     "gemma3": Gemma3,
+    "gpt-oss": GptOss,
     "gpt2": GPT2,
     "gptneox": GPTNeoX,
     "granite": Granite,
@@ -59,7 +67,9 @@ ARCHITECTURES: dict[str, type[Model]] = {
     "olmo2": Olmo2,
     "phi3": Phi3,
     "qwen2": Qwen2,
+    "qwen2moe": Qwen2Moe,
     "qwen3": Qwen3,
+    "qwen3moe": Qwen3Moe,
     "smollm3": SmolLM3,
     "stablelm": StableLM,
     "starcoder2": StarCoder2,
@@ -73,4 +83,6 @@ def load_model(file: GGUFFile) -> Model:
         raise ModelLoadError(
             f"{file.path}: architecture {arch!r} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
         )
+    if arch == "llama" and has_experts(file):
+        return Mixtral(file)
     return ARCHITECTURES[arch](file)

@@ -96,6 +96,11 @@ def _changed_matrices(file: GGUFFile, model: Model) -> list[str]:
                 f"{file.path}: tensor {tensor!r} is no part of a LoRA pair, whose names end with {A} and {B}: "
                 "only changes of matrices are supported; merge the adapter into the model, and convert that"
             )
+        if name in model.grouped:
+            raise ModelLoadError(
+                f"{file.path}: tensor {tensor!r} changes {name}.weight, which holds a matrix for each expert or head: "
+                "adapters cannot change such tensors; merge the adapter into the model, and convert that"
+            )
         if name not in model.linears:
             raise ModelLoadError(
                 f"{file.path}: tensor {tensor!r} changes {name}.weight, which {model.path} does not have as a matrix "

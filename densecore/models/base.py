@@ -39,6 +39,7 @@ class Model(ABC):
     output_norm : the final norm, as `load_norm` made it.
     layers : one object of weights a layer, as `load_layer` made it.
     linears : all matrices by name: what adapters may change.
+    grouped : names of tensors that hold several matrices, such as those of experts, which adapters cannot change.
     fused : by name, the parts of those in which several lie one below the other.
     adapters : the adapters that steps may use; set on the thread that computes, between steps.
     path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
@@ -47,7 +48,7 @@ class Model(ABC):
     pairing: ClassVar[int] = rope.HALVES  # which elements of a head RoPE rotates together
 
     def __init__(self, file: GGUFFile) -> None:
-        self.config = config = ModelConfig.read(file)
+        self.config = config = self.read_config(file)
         load = WeightLoader(file)
         self.token_embd = load.linear("token_embd", config.n_vocab, config.dim, bias=False)
         self.output = replace(self.token_embd, name="output")
@@ -57,13 +58,19 @@ class Model(ABC):
         self.load_positions(load)
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         load.refuse_unused()
-        self.linears, self.fused = load.linears | {"output": self.output}, load.parts
+        self.linears = load.linears | {"output": self.output}
+        self.fused, self.grouped = load.parts, load.grouped
         self.adapters = AdapterSet()
         self.path, self.mapped = file.path, file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
         self.workspace = Workspace()
         self._recorded = RecordedSteps()
+
+    @classmethod
+    def read_config(cls, file: GGUFFile) -> ModelConfig:
+        """The dimensions; for architectures whose keys mean something else."""
+        return ModelConfig.read(file)
 
     def load_norm(self, load: WeightLoader, name: str) -> np.ndarray | LayerNorm:
         """What `Step.norm` takes: the weight (dim,) of an RMSNorm, unless an architecture has another kind."""

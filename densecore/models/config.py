@@ -88,8 +88,11 @@ class ModelConfig:
     rope: RopeConfig
 
     @classmethod
-    def read(cls, file: GGUFFile) -> ModelConfig:
-        """Read and check; ModelLoadError names the key, its value and what is allowed."""
+    def read(cls, file: GGUFFile, kv_heads: tuple[int, int] | None = None) -> ModelConfig:
+        """Read and check; ModelLoadError names the key, its value and what is allowed.
+
+        kv_heads : n_kv_heads and head_dim where they are not what the keys say
+        """
         metadata = file.metadata
         arch = metadata.string("general.architecture")
 
@@ -97,20 +100,7 @@ class ModelConfig:
             return metadata.integer(f"{arch}.{name}", *default, minimum=1, maximum=maximum)
 
         dim, n_heads = dimension("embedding_length"), dimension("attention.head_count")
-        n_kv_heads = dimension("attention.head_count_kv", n_heads)
-        if n_heads % n_kv_heads:
-            raise ModelLoadError(
-                f"{file.path}: {arch}.attention.head_count is {n_heads}, not a multiple of "
-                f"attention.head_count_kv = {n_kv_heads}"
-            )
-        if dim % n_heads and f"{arch}.attention.key_length" not in metadata:
-            raise ModelLoadError(
-                f"{file.path}: {arch}.embedding_length is {dim}, not a multiple of attention.head_count = {n_heads}, "
-                f"and {arch}.attention.key_length is not given"
-            )
-        head_dim = dimension("attention.key_length", max(dim // n_heads, 1))
-        if dimension("attention.value_length", head_dim) != head_dim:
-            raise ModelLoadError(f"{file.path}: {arch}.attention.value_length must equal key_length = {head_dim}")
+        n_kv_heads, head_dim = kv_heads or _read_kv_heads(file, dim, n_heads)
         context_length = dimension("context_length", maximum=MAX_CONTEXT)
         return cls(
             architecture=arch,
@@ -129,6 +119,31 @@ class ModelConfig:
     def kv_block_bytes(self, block_size: int, dtype: str) -> int:
         """Bytes that a block of `block_size` tokens takes in the KV cache, over all layers."""
         return self.n_layers * block_bytes(self.n_kv_heads, block_size, self.head_dim, CACHE_DTYPES[dtype])
+
+
+def _read_kv_heads(file: GGUFFile, dim: int, n_heads: int) -> tuple[int, int]:
+    """Heads of keys and values, and the elements of each."""
+    metadata = file.metadata
+    arch = metadata.string("general.architecture")
+
+    def dimension(name: str, default: int) -> int:
+        return metadata.integer(f"{arch}.attention.{name}", default, minimum=1, maximum=MAX_DIMENSION)
+
+    n_kv_heads = dimension("head_count_kv", n_heads)
+    if n_heads % n_kv_heads:
+        raise ModelLoadError(
+            f"{file.path}: {arch}.attention.head_count is {n_heads}, not a multiple of "
+            f"attention.head_count_kv = {n_kv_heads}"
+        )
+    if dim % n_heads and f"{arch}.attention.key_length" not in metadata:
+        raise ModelLoadError(
+            f"{file.path}: {arch}.embedding_length is {dim}, not a multiple of attention.head_count = {n_heads}, "
+            f"and {arch}.attention.key_length is not given"
+        )
+    head_dim = dimension("key_length", max(dim // n_heads, 1))
+    if dimension("value_length", head_dim) != head_dim:
+        raise ModelLoadError(f"{file.path}: {arch}.attention.value_length must equal key_length = {head_dim}")
+    return n_kv_heads, head_dim
 
 
 def _norm_epsilon(metadata: Metadata, arch: str) -> float:

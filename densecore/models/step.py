@@ -198,35 +198,43 @@ class Step:
         self.run(activation.scale_by_position, rows, self.batch.positions, length, np.float32(strength))
 
     def attention(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.float32, window: int = 0, cap: float = 0.0
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        scale: np.float32,
+        window: int = 0,
+        cap: float = 0.0,
+        sinks: np.ndarray = attention.NO_SINKS,
     ) -> np.ndarray:
         """Store k and v, attend with q; all (num_tokens, heads, head_dim), and so is the result (n_heads).
 
         window : positions that a token sees, itself included; cap : scores become cap tanh(score / cap); 0 is none
+        sinks : (n_heads,) scores that take no value
         """
         batch, k_cache, v_cache = self.batch, self.cache.k[self.layer], self.cache.v[self.layer]
         self.run(attention.store_kv, k, v, batch.slot_mapping, k_cache, v_cache)
         out = self.workspace.array("attention", q.shape)
         if self.hooks is not None and f"blk.{self.layer}.pattern" in self.hooks:
-            self._hooked_attention(q, k_cache, v_cache, scale, window, cap, out)
+            self._hooked_attention(q, k_cache, v_cache, scale, window, cap, sinks, out)
         else:
             tables, seq_index, positions = batch.block_tables, batch.seq_index, batch.positions
             shape = attention.attention_scratch_shape(q, v_cache, tables)
             scratch = self.workspace.array("attention.scratch", shape)
-            reach = window, np.float32(cap)
+            reach = window, np.float32(cap), sinks
             attend = attention.attention
             self.run(attend, q, k_cache, v_cache, tables, seq_index, positions, scale, *reach, scratch, out)
-            self.run(attention.merge_chunks, scratch, positions, window, out)
+            self.run(attention.merge_chunks, scratch, positions, window, sinks, out)
         return out
 
     def _hooked_attention(
-        self, q, k_cache, v_cache, scale: np.float32, window: int, cap: float, out: np.ndarray
+        self, q, k_cache, v_cache, scale: np.float32, window: int, cap: float, sinks: np.ndarray, out: np.ndarray
     ) -> None:
         """Attention by its readable twin, with the matrix of weights open to hooks."""
         for sequence in np.unique(self.batch.seq_index):
             tokens = np.flatnonzero(self.batch.seq_index == sequence)
             table, positions = self.batch.block_tables[sequence], self.batch.positions[tokens]
-            reach = self.cache.block_size, window, cap
+            reach = self.cache.block_size, window, cap, sinks
             pattern = attention.attention_pattern_ref(q[tokens], k_cache, table, positions, scale, *reach)
             self.hook("pattern", pattern)
             out[tokens] = attention.attention_output_ref(pattern, v_cache, table, q.shape[2])

@@ -48,6 +48,7 @@ class WeightLoader:
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
         self.linears: dict[str, Linear] = {}  # all matrices that were asked for
+        self.grouped: set[str] = set()  # names of tensors with several matrices
         self.parts: dict[str, list[Linear]] = {}  # of those that `fused` took apart
         self._used: set[str] = set()
 
@@ -80,6 +81,17 @@ class WeightLoader:
             first += n_out
         self.parts[name] = found
         return found
+
+    def row(self, name: str, n: int) -> Linear:
+        """The vector `name`.weight as a matrix of one row."""
+        data = self.vector(f"{name}.weight", n).view(np.uint8)
+        return Linear(name, FORMATS["F32"], data, 1, n)
+
+    def matrices(self, name: str, n: int, n_out: int, n_in: int) -> tuple[Format, np.ndarray]:
+        """The `n` matrices (n_out, n_in) in `name`.weight, one after the other: their format and bytes."""
+        info, fmt = self._tensor(f"{name}.weight", (n_in, n_out, n))
+        self.grouped.add(name)
+        return fmt, self.file.tensor_data(info.name)
 
     def layer_norm(self, name: str, n: int, *, bias: bool = True) -> LayerNorm:
         """The vectors `name`.weight and, if there is to be one, `name`.bias."""

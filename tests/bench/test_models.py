@@ -32,6 +32,7 @@ def matrix_types(shape: str, mix: str) -> Counter[str]:
         ("llama-3.2-1b", 1_235_814_400 + 32),  # and rope_freqs
         ("qwen3-0.6b", 596_049_920),
         ("llama-2-7b", 6_738_415_616),
+        ("mixtral-8x7b", 46_702_792_704),
     ],
 )
 def test_parameters_of_the_real_models(shape: str, parameters: int) -> None:
@@ -85,6 +86,14 @@ def test_file_loads_and_its_types_are_as_promised(folder: Path, name: str, mix: 
         config = load_model(file).config
     for field in ("architecture", "n_layers", "dim", "hidden_dim", "n_heads", "n_kv_heads", "head_dim", "n_vocab"):
         assert getattr(config, field) == getattr(shape, field)
+
+
+def test_experts(folder: Path) -> None:
+    shape = dataclasses.replace(SHAPES["mixtral-8x7b"], name="m", dim=256, hidden_dim=256, n_layers=1, n_vocab=300)
+    with DenseCore(str(make_model(shape, "Q4_K_M", folder)), max_model_len=64) as model:
+        logits = model.forward([5, 299, 0, 17])
+    assert np.isfinite(logits).all()
+    assert 0.1 < logits.std() < 1000
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "llama-3.2-1b"])

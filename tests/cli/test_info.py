@@ -109,13 +109,20 @@ def test_files_with_a_vocabulary_only(cli: Cli, name: str) -> None:
     assert facts["chat_template"]["present"] == (name == "qwen2")
 
 
-@pytest.mark.parametrize("name", ["bert", "deepseek2", "gpt-oss", "mixtral", "qwen3moe"])
+@pytest.mark.parametrize("name", ["bert"])
 def test_architectures_that_cannot_be_run(cli: Cli, name: str) -> None:
     path = shared_path("archs", f"{name}-f32.gguf")
     facts = info(cli, path)
     assert not facts["supported"]
     assert cli("run", "-m", path, "x").status == 1  # indeed
     assert "supported       no, because " in cli("info", path).out
+
+
+@pytest.mark.parametrize(("name", "experts"), [("mixtral", 4), ("deepseek2", 8), ("gpt-oss", 4), ("qwen3moe", 8)])
+def test_experts(cli: Cli, name: str, experts: int) -> None:
+    facts = info(cli, shared_path("archs", f"{name}-f32.gguf"))
+    assert facts["supported"], facts["reasons_against"]
+    assert facts["n_experts"] == experts
 
 
 def test_types_without_kernels_are_named(cli: Cli, tmp_path: Path) -> None:

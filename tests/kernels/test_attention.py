@@ -28,6 +28,7 @@ class Paged:
         k_shape, v_shape = cache_shapes(num_blocks, n_kv_heads, block_size, head_dim, dtype)
         self.block_size, self.scale = block_size, np.float32(head_dim**-0.5)
         self.window, self.cap = window, np.float32(cap)
+        self.sinks = attention.NO_SINKS
         self.k_cache, self.v_cache = np.zeros(k_shape, dtype), np.zeros(v_shape, dtype)
         self.tables = np.zeros((len(lengths), max(counts)), np.int32)
         blocks = iter(RNG.permutation(np.arange(1, num_blocks)))
@@ -62,9 +63,9 @@ class Paged:
         scratch = np.full(attention.attention_scratch_shape(q, self.v_cache, tables), 77, np.float32)
         plan = Plan()
         caches = self.k_cache, self.v_cache
-        settings = self.scale, self.window, self.cap
+        settings = self.scale, self.window, self.cap, self.sinks
         plan.add(attention.attention, q, *caches, tables, self.seq_index[tokens], positions, *settings, scratch, out)
-        plan.add(attention.merge_chunks, scratch, positions, self.window, out)
+        plan.add(attention.merge_chunks, scratch, positions, self.window, self.sinks, out)
         plan.run(workers)
         return out
 
@@ -74,7 +75,7 @@ class Paged:
         sequences, positions = self.seq_index[tokens], self.positions[tokens]
         out = np.empty_like(q)
         arguments = self.k_cache, self.v_cache, self.tables, sequences, positions, self.scale, self.window, self.cap
-        attention.attention_ref(q, *arguments, out)
+        attention.attention_ref(q, *arguments, self.sinks, out)
         return out
 
 
@@ -273,6 +274,24 @@ def test_windows(dtype, window, cap):
         assert np.array_equal(np.concatenate(parts), whole)
     for token in np.union1d(edges(length), edges(length - window) + window):
         assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+
+
+@pytest.mark.parametrize("window", [0, 100])
+def test_sinks(dtype, window):
+    """Against the twin and against plain numbers; the same bits in one piece and where contexts are split."""
+    length = CHUNK + 40
+    paged = Paged(dtype, 24, lengths=(length,), block_size=16, window=window).store()
+    every = np.arange(length)
+    without = paged.attend(every)
+    paged.sinks = np.array([-np.inf, -50, -1, 0, 1.5, 50], np.float32)
+    whole = paged.attend(every)
+    assert np.allclose(whole, paged.expected(every), rtol=1e-5, atol=1e-5)
+    for token in edges(length):
+        assert np.array_equal(paged.attend(np.array([token])), whole[token : token + 1])
+    assert np.allclose(whole[:, 0], without[:, 0], rtol=1e-6)
+    score = paged.q[0] @ paged.k[0].T * paged.scale  # of the first token, which sees itself alone
+    share = 1 / (1 + np.exp(paged.sinks - score[np.arange(6), np.arange(6) // 3]))
+    assert np.allclose(whole[0], without[0] * share[:, None], atol=0.02 if dtype == np.int8 else 1e-3)
 
 
 @pytest.mark.parametrize("block_size", [1, 15, 40, 1024])

@@ -96,8 +96,8 @@ CASES = {
     "shape-rope-freqs": ({"tensor_overrides": {"rope_freqs.weight": np.ones(5, F32)}}, ("rope_freqs", "shape")),
     "fewer-rows-than-tokens": ({"tensor_overrides": {"token_embd.weight": np.ones((5, 64), F32)}}, ("token_embd", "5")),
     "type-without-kernel": (
-        {"tensor_types": {"blk.0.attn_q.weight": "MXFP4"}},
-        ("blk.0.attn_q.weight", "MXFP4", "no kernel"),
+        {"tensor_types": {"blk.0.attn_q.weight": "I32"}},
+        ("blk.0.attn_q.weight", "I32", "no kernel"),
     ),
     "norm-quantized": ({"tensor_types": {"output_norm.weight": "Q8_0"}}, ("output_norm", "Q8_0")),
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import shared_path
 from tests.models.running import nmse, open_model, run
 
-NAMES = ["gemma2", "phi3", "starcoder2"]
+NAMES = ["gemma2", "phi3", "starcoder2", "mixtral", "qwen3moe", "deepseek2", "gpt-oss"]
 
 
 @pytest.fixture(params=NAMES)
@@ -31,7 +31,12 @@ def test_logits_of_llama_cpp(recorded):
 @pytest.mark.parametrize(("kv", "tolerance"), [("f16", 1e-6), ("q8_0", 2e-3)])
 def test_other_caches(recorded, kv, tolerance):
     model, values = recorded
-    assert nmse(run(model, values["ids"], kv=kv), values["logits_hf"]) < tolerance
+    got, expected = run(model, values["ids"], kv=kv), values["logits_hf"]
+    if hasattr(model, "experts"):  # where two experts are nearly as good, the other one may be taken: few positions
+        errors = [nmse(*rows) for rows in zip(got, expected, strict=True)]
+        assert np.median(errors) < (5e-5 if kv == "f16" else tolerance)
+    else:
+        assert nmse(got, expected) < tolerance
 
 
 @pytest.mark.parametrize("chunks", [[1] * 48, [20, 28], [7, 31, 10]], ids=["singly", "two", "odd"])
@@ -49,7 +54,8 @@ def test_pattern(recorded):
     window = getattr(model, "window", 0)
     for layer in range(model.config.n_layers):
         pattern = patterns[f"blk.{layer}.pattern"]
-        assert np.allclose(pattern.sum(-1), 1, atol=1e-5)
+        has_sinks = model.config.architecture == "gpt-oss"
+        assert (pattern.sum(-1) < 1).any() if has_sinks else np.allclose(pattern.sum(-1), 1, atol=1e-5)
         farthest = max(row - np.flatnonzero(pattern[:, row].any(0))[0] for row in range(48))
-        alternates = model.config.architecture == "gemma2" and layer % 2
+        alternates = model.config.architecture in ("gemma2", "gpt-oss") and layer % 2
         assert farthest == (min(window or 48, 48) - 1 if not alternates else 47)

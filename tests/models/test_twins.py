@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.gguf_factory import make_model
+from tests.models.expert_files import mixtral
 from tests.models.running import nmse, open_model, run
 
 SCRIPT = """
@@ -29,6 +30,19 @@ def test_twins_compute_the_model(tmp_path, tensor_type, kv):
     path = make_model(tmp_path / "model.gguf", "qwen3", tensor_type=tensor_type, **sizes)
     with open_model(path) as model:
         compiled = run(model, [5, 6, 7], kv=kv)
-    command = [sys.executable, "-c", SCRIPT, str(path), str(tmp_path / "logits.npy"), kv, "5", "6", "7"]
+    assert nmse(by_twins(path, tmp_path, kv), compiled) < 1e-9
+
+
+def by_twins(path, folder, kv="f32"):
+    command = [sys.executable, "-c", SCRIPT, str(path), str(folder / "logits.npy"), kv, "5", "6", "7"]
     subprocess.run(command, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, check=True)
-    assert nmse(np.load(tmp_path / "logits.npy"), compiled) < 1e-9
+    return np.load(folder / "logits.npy")
+
+
+def test_twins_compute_experts(tmp_path):
+    sizes = {"dim": 32, "hidden_dim": 32, "n_layers": 1}
+    arguments = mixtral(**sizes) | {"tensor_types": {"*_exps.weight": "Q8_0"}}
+    path = make_model(tmp_path / "model.gguf", n_heads=2, n_kv_heads=1, **arguments)
+    with open_model(path) as model:
+        compiled = run(model, [5, 6, 7])
+    assert nmse(by_twins(path, tmp_path), compiled) < 1e-9

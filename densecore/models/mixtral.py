@@ -1,0 +1,82 @@
+"""Mixtral: files of architecture `llama` that have experts.
+
+Jiang et al. 2024. As Llama, with a mixture of experts in each layer: softmax over all experts, of which the best are
+used, and their weights divided by their sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densecore.gguf import GGUFFile
+from densecore.kernels import rope
+from densecore.models.base import Model
+from densecore.models.experts import ExpertConfig, ExpertLayer, feed_forward, load_expert_layer
+from densecore.models.step import Step
+from densecore.models.weights import Linear, WeightLoader
+
+__all__ = ["Mixtral"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Weights of a layer, named as in the file."""
+
+    attn_norm: np.ndarray  # (dim,)
+    attn_q: Linear  # (n_heads * head_dim, dim)
+    attn_k: Linear  # (n_kv_heads * head_dim, dim)
+    attn_v: Linear  # (n_kv_heads * head_dim, dim)
+    attn_output: Linear  # (dim, n_heads * head_dim)
+    ffn_norm: np.ndarray  # (dim,)
+    experts: ExpertLayer
+
+
+class Mixtral(Model):
+    """See the module's text."""
+
+    pairing = rope.ADJACENT
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.experts = ExpertConfig.read(file)
+        super().__init__(file)
+
+    def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
+        c = self.config
+        q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        return Layer(
+            attn_norm=load.vector(f"{prefix}.attn_norm.weight", c.dim),
+            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
+            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim),
+            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
+            attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
+            ffn_norm=load.vector(f"{prefix}.ffn_norm.weight", c.dim),
+            experts=load_expert_layer(load, prefix, c.dim, self.experts),
+        )
+
+    def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
+        c = self.config
+        step.hook("resid_pre", x)
+        h = step.norm(x, w.attn_norm, self.epsilon)
+        q, k, v = step.project(h, w.attn_q, w.attn_k, w.attn_v)
+        q = q.reshape(-1, c.n_heads, c.head_dim)
+        k = k.reshape(-1, c.n_kv_heads, c.head_dim)
+        v = v.reshape(-1, c.n_kv_heads, c.head_dim)
+        step.hook("q", q)
+        step.hook("k", k)
+        step.hook("v", v)
+        step.rope(q, self.pairing)
+        step.rope(k, self.pairing)
+        z = step.attention(q, k, v, self.attention_scale)  # (num_tokens, n_heads, head_dim)
+        step.hook("z", z)
+        (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
+        step.hook("attn_out", attn_out)
+        step.add(x, attn_out)
+        step.hook("resid_mid", x)
+
+        h = step.norm(x, w.ffn_norm, self.epsilon)
+        mlp_out = feed_forward(step, h, w.experts, self.experts.rule)  # (num_tokens, dim)
+        step.hook("mlp_out", mlp_out)
+        step.add(x, mlp_out)
+        step.hook("resid_post", x)
