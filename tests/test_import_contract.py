@@ -30,8 +30,14 @@ ALLOWED = {
     "llm": {"loaded_model", "async_stream", "pending", "results", "engine", "hub"},
     "server": {"server", "llm"},
     "perplexity": {"llm"},
+    "quantize": {"quantize", "gguf", "kernels"},
+    "imatrix": {"llm", "perplexity", "quantize"},
+    "compare": {"llm", "perplexity", "benchmark"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
-    "cli": {"cli", "server", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
+    "cli": {
+        *("cli", "server", "llm", "perplexity", "quantize", "imatrix", "compare"),
+        *("benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"),
+    },
 }
 OPEN_TO_ALL = {"exceptions", "config", "checks", "split_names", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.
