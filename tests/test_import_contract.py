@@ -32,10 +32,11 @@ ALLOWED = {
     "perplexity": {"llm"},
     "quantize": {"quantize", "gguf", "kernels"},
     "imatrix": {"llm", "perplexity", "quantize"},
+    "prune": {"prune", "llm", "perplexity", "quantize", "gguf", "kernels", "benchmark"},
     "compare": {"llm", "perplexity", "benchmark"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
     "cli": {
-        *("cli", "server", "llm", "perplexity", "quantize", "imatrix", "compare"),
+        *("cli", "server", "llm", "perplexity", "quantize", "imatrix", "prune", "compare"),
         *("benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"),
     },
 }

@@ -24,6 +24,7 @@ VERBS = (
     "perplexity",
     "quantize",
     "imatrix",
+    "prune",
     "compare",
     "bench",
     "warmup",

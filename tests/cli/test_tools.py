@@ -54,3 +54,20 @@ def test_what_is_refused(cli: Cli, tmp_path: Path) -> None:
     done = cli("quantize", model, target, "--tensor-type", "abc")
     assert done.status == 2
     assert "REGEX=TYPE" in done.err
+
+
+def test_prune(cli: Cli, text: Path, tmp_path: Path) -> None:
+    model, target = str(builtin_model_path()), str(tmp_path / "small.gguf")
+    arguments = ("--layers", "5", "--importance", "activation", "--text", text, "-t", "2")
+    done = cli("prune", model, target, *arguments)
+    assert done.status == 1
+    assert "the text has" in done.err
+    text.write_text(TEXT * 4)
+    done = cli("prune", model, target, *arguments)
+    assert done.status == 0, done.err
+    assert done.out.count("kept") == 5
+    assert done.out.count("left out") == 1
+    assert "calibration: chunk 1 of" in done.err
+    with GGUFFile.open(target) as file:
+        assert file.metadata["llama.block_count"] == 5
+    assert cli("prune", model, target, "--ratio", "2").status == 2
