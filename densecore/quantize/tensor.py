@@ -103,15 +103,17 @@ def _quantize_strip(
 def weights_of_errors(x: np.ndarray, kind: str, importance: np.ndarray | None) -> np.ndarray:
     """How much an error in each weight of x (rows, n) counts when it becomes `kind`, float32.
 
-    With few bits large weights count more than small ones: sqrt(x^2 + 0.3 mean of the row's x^2), a form that K-quants
-    made usual. With five bits or more all count alike. Both were measured: it is what gave the lower perplexity.
+    With few bits large weights count more than small ones: sqrt(x^2 + f mean of the row's x^2), a form that K-quants
+    made usual, with f = 0.3, or 1 with an importance matrix. With five bits or more all count alike. This was measured:
+    it is what gave the lower perplexity, or divergence.
 
     An importance matrix says the mean square of what each column gets to multiply, which is what an error costs in the
     output. It is scaled to a mean of 1, and never 0, so that a column without input still gets sensible weights.
     """
     if kind in _FEW_BITS:
         squares = x * x
-        weights = np.sqrt(squares + _FLOOR * squares.mean(1, keepdims=True))
+        floor = _FLOOR if importance is None else np.float32(1)
+        weights = np.sqrt(squares + floor * squares.mean(1, keepdims=True))
     else:
         weights = np.ones_like(x)
     if importance is not None:
