@@ -108,8 +108,8 @@ class Step:
         Quantized weights take x in int8: it is converted once for all that share a group length.
         """
         if self.hooks is not None:
-            for weight in weights:
-                self.hooks.apply(input_name(weight.name), x)
+            for name in dict.fromkeys(weight.whole or weight.name for weight in weights):
+                self.hooks.apply(input_name(name), x)
         operands = {group: self.activations(x, group) for group in sorted({weight.format.group for weight in weights})}
         outs = [self.workspace.array(weight.role, (len(x), weight.n_out)) for weight in weights]
         for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):

@@ -27,6 +27,7 @@ class Linear:
     n_out: int
     n_in: int
     bias: np.ndarray | None = None  # (1, n_out) float32
+    whole: str = ""  # the matrix of the file that this one is a part of, if it is
 
     @property
     def role(self) -> str:
@@ -62,7 +63,7 @@ class WeightLoader:
         found, first = [], 0
         for part, n_out in parts.items():
             data = whole.data[first * row_bytes : (first + n_out) * row_bytes]
-            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in))
+            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in, whole=name))
             first += n_out
         return found
 

@@ -148,7 +148,8 @@ def test_activation_beats_chance(strategy: str, source: Path, tmp_path: Path) ->
     for seed in range(3):
         prune_model(source, target, PruneConfig(strategy, importance_method="random", seed=seed))
         chances.append(perplexity(target))
-    assert measured < statistics.median(chances)
+    assert measured <= statistics.median(chances)  # by chance, the same layer may be left out
+    assert measured < max(chances)
 
 
 def test_importance_of_layers_by_activation_is_their_turn(source: Path, tmp_path: Path) -> None:
