@@ -186,6 +186,9 @@ def _add_metadata(file: GGUFFile, writer: GGUFWriter, structure: Structure, kept
             f"{arch}.attention.value_length": structure.head_dim,
             f"{arch}.rope.dimension_count": file.metadata.get(f"{arch}.rope.dimension_count", structure.head_dim),
         }
+    leading = f"{arch}.leading_dense_block_count"  # of models whose other layers have experts
+    if leading in file.metadata:
+        changed[leading] = int((kept.layers < file.metadata.integer(leading)).sum())
     copy_metadata(file, writer, changed)
     for key, value in file.metadata.items():
         if key.startswith(f"{arch}.") and isinstance(value, np.ndarray) and len(value) == structure.n_layers:

@@ -133,6 +133,23 @@ def test_layers_that_take_turns_stay(tmp_path: Path) -> None:
         prune_model(tmp_path / "in.gguf", tmp_path / "out.gguf")
 
 
+def test_what_counts_layers_is_counted_again(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "in.gguf")
+    writer.add_metadata("general.architecture", "deepseek2")
+    for key, value in {"block_count": 4, "embedding_length": 8, "leading_dense_block_count": 2}.items():
+        writer.add_metadata(f"deepseek2.{key}", value)
+    writer.add_metadata("deepseek2.by_layer", [10, 11, 12, 13])
+    for layer, size in enumerate((3, 1, 2, 4)):
+        writer.add_tensor(f"blk.{layer}.ffn_up.weight", np.full((2, 8), size, np.float32))
+    writer.write()
+    result = prune_model(tmp_path / "in.gguf", tmp_path / "out.gguf")
+    assert result.layers == (0, 2, 3)
+    with GGUFFile.open(tmp_path / "out.gguf") as file:
+        assert file.metadata["deepseek2.leading_dense_block_count"] == 1
+        assert file.metadata["deepseek2.by_layer"].tolist() == [10, 12, 13]
+        assert list(file.tensors) == [f"blk.{layer}.ffn_up.weight" for layer in range(3)]
+
+
 def perplexity(path: Path) -> float:
     with DenseCore(path) as model:
         ids = model.tokenizer.encode(shared_path("models", "pystd-val.txt").read_text()[:8000], add_special=True)
