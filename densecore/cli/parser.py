@@ -28,6 +28,7 @@ VERBS = (
     "compare",
     "bench",
     "warmup",
+    "convert",
     "pull",
     "list",
     "rm",

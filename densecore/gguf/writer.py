@@ -58,7 +58,8 @@ class GGUFWriter:
         writer.write()
 
     Tensors are kept by reference, so that a memory map of another model can be written without reading it
-    into memory. Arguments that GGUF cannot hold are an InvalidConfigError, at once.
+    into memory; `add_stream` takes what makes a tensor while it is written. Arguments that GGUF cannot
+    hold are an InvalidConfigError, at once.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT) -> None:
@@ -135,8 +136,15 @@ class GGUFWriter:
             allowed = f"1 to {MAX_DIMS} dimensions above 0, the first a multiple of {kind.block_size}"
             raise InvalidConfigError(f"tensor {name!r} has the shape {dims}; allowed: {allowed}")
 
-    def write(self, n_parts: int = 1) -> list[Path]:
+    @property
+    def n_data(self) -> int:
+        """Bytes of all tensors, with the padding between them."""
+        return sum(_padded(tensor.n_bytes, self.alignment) for tensor in self._tensors.values())
+
+    def write(self, n_parts: int = 1, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Writes `path`, or `n_parts` files beside it named as splits of it; returns what was written.
+
+        `progress` is called along the way, with the bytes of tensors that are written and those of all.
 
         Each file is written under a temporary name beside its target and flushed to the disk; when all are,
         they are renamed over their targets, the first part last. DenseCoreError if a file cannot be written.
@@ -149,10 +157,11 @@ class GGUFWriter:
         else:
             targets = split_paths(self.path, n_parts)
             parts = list(self._encode_parts(n_parts))
+        report = _Report(progress, sum(tensor.n_bytes for tensor in self._tensors.values()))
         temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets]
         try:
             for path, (head, tensors) in zip(temporary, parts, strict=True):
-                _write_part(path, head, tensors, self.alignment)
+                _write_part(path, head, tensors, self.alignment, report)
             for path, target in reversed(list(zip(temporary, targets, strict=True))):
                 os.replace(path, target)
         except OSError as error:
@@ -212,7 +221,19 @@ def _padded(n_bytes: int, alignment: int) -> int:
     return -(-n_bytes // alignment) * alignment
 
 
-def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int) -> None:
+class _Report:
+    """Adds up what was written, and tells."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int, report: _Report) -> None:
     with open(path, "xb") as file:
         file.write(head)
         file.write(bytes(-len(head) % alignment))
@@ -220,6 +241,7 @@ def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int)
             written = 0
             for piece in tensor.pieces():
                 written += file.write(piece.reshape(-1).view(np.uint8).data)
+                report.add(piece.nbytes)
             if written != tensor.n_bytes:
                 raise InvalidConfigError(f"tensor {tensor.name!r} has {written} bytes; allowed: {tensor.n_bytes}")
             file.write(bytes(-tensor.n_bytes % alignment))
