@@ -156,7 +156,8 @@ def perplexity(path: Path) -> float:
         return measure_perplexity(model.forward, ids, 256, bos_id=model.tokenizer.bos_id).value
 
 
-@pytest.mark.parametrize("strategy", ["depth", "width"])
+# Not depth: by chance, the same one of six layers may be left out. docs/MODEL_OPTIMIZATION.md has its figures.
+@pytest.mark.parametrize("strategy", ["width", "attention"])
 def test_activation_beats_chance(strategy: str, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
     prune_model(source, target, PruneConfig(strategy, importance_method="activation"), calibration_text=TEXT)
@@ -165,8 +166,7 @@ def test_activation_beats_chance(strategy: str, source: Path, tmp_path: Path) ->
     for seed in range(3):
         prune_model(source, target, PruneConfig(strategy, importance_method="random", seed=seed))
         chances.append(perplexity(target))
-    assert measured <= statistics.median(chances)  # by chance, the same layer may be left out
-    assert measured < max(chances)
+    assert measured < statistics.median(chances)
 
 
 def test_importance_of_layers_by_activation_is_their_turn(source: Path, tmp_path: Path) -> None:
