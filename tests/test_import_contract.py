@@ -29,9 +29,11 @@ ALLOWED = {
     "loaded_model": {"scoring", "engine", "models", "tokenizer", "gguf"},
     "llm": {"loaded_model", "async_stream", "pending", "results", "engine", "hub"},
     "server": {"server", "llm"},
+    "capi": {"capi", "llm"},
     "perplexity": {"llm"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
-    "cli": {"cli", "server", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
+    "cli": {"cli", "server", "capi", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub"}
+    | {"kernels"},
 }
 OPEN_TO_ALL = {"exceptions", "config", "checks", "split_names", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.

@@ -28,6 +28,7 @@ VERBS = (
     "list",
     "rm",
     "env",
+    "capi",
     "version",
 )
 
