@@ -12,6 +12,7 @@ import ctypes
 import functools
 import itertools
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -39,8 +40,8 @@ _embedding_callback = ctypes.CFUNCTYPE(None, _pointer, _int, _pointer)
 
 _engines: dict[int, CEngine] = {}
 _engines_lock = threading.Lock()
-# Odd and never used twice: neither a pointer of the program's own nor a freed handle is taken for an engine.
-_new_handles = itertools.count(0xDC01, 2)
+# Odd, hard to guess and never used twice: no pointer, number or freed handle of the program is taken for an engine.
+_new_handles = itertools.count(secrets.randbits(8 * ctypes.sizeof(_pointer) - 4) | 1, 2)
 
 
 def _engine(handle: int) -> CEngine:
