@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import itertools
 import json
 import secrets
@@ -171,6 +172,8 @@ def free_engine(handle: int) -> int:
     if engine is None:
         raise InvalidConfigError(_wrong_handle(handle))
     engine.close()
+    del engine
+    gc.collect()  # a model is full of circular references: its memory is to go now, not when Python next looks for them
     return OK
 
 
