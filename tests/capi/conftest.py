@@ -38,12 +38,15 @@ def compile_program(source: Path, target: Path, *arguments: str, compiler: str =
     return target
 
 
-def run_program(program: Path, *arguments: object, **changes: str) -> subprocess.CompletedProcess:
+def run_program(
+    program: Path, *arguments: object, cwd: Path | None = None, stdin: str = "", **changes: str
+) -> subprocess.CompletedProcess:
     """Run a program to its end; `changes` are of the environment."""
-    # LeakSanitizer's tracer fails in a process with an interpreter's threads; test_memory looks for leaks.
+    # LeakSanitizer's tracer fails in a process with an interpreter's threads; test_calls looks for leaks.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0", "DENSECORE_PYTHON": sys.executable} | changes
     command = [str(program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT, check=False)
+    options = {"cwd": cwd, "env": environment, "input": stdin, "timeout": TIMEOUT}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 @pytest.fixture(scope="session")
