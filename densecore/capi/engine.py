@@ -180,6 +180,7 @@ class CEngine:
     def _forget(self, request: Request, code: int, message: str) -> None:
         with self._changed:
             del self._open[request.number]
+            request.future = None  # which refers to the request
             if code != OK:
                 self._failures[request.number] = code, message
                 if len(self._failures) > MAX_FAILURES:
