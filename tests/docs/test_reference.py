@@ -14,18 +14,19 @@ from densecore import DenseCore, EngineConfig, GenerationConfig
 
 TEXT = (Path(__file__).parents[2] / "docs" / "API_REFERENCE.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT.split("\n## C API Reference\n")[0], re.M | re.S)
-METHODS = [block for block in PYTHON if re.search(r"^(async )?def ", block, re.M)]
+METHODS = [block for block in PYTHON if re.match(r"(@classmethod\n)?(async )?def \w+\(\s*(self|cls)\b", block)]
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @pytest.mark.parametrize("block", METHODS, ids=lambda block: re.findall(r"def (\w+)", block)[0])
 def test_signature(block: str) -> None:
-    (function,) = (node for node in ast.walk(ast.parse(f"{block.rstrip()}: ...")) if hasattr(node, "args"))
+    (function,) = (node for node in ast.walk(ast.parse(f"{block.rstrip()}: ...")) if isinstance(node, FUNCTIONS))
     real = inspect.signature(getattr(DenseCore, function.name)).parameters
     arguments, defaults = function.args.args, function.args.defaults
     for argument, default in zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True):
         value = real[argument.arg].default
         if repr(value) == "<from config>":
-            value = getattr(GenerationConfig(), argument.arg)
+            value = GenerationConfig.__dataclass_fields__[argument.arg].default
         written = ast.literal_eval(default)
         assert value == written or (argument.arg == "pooling" and str(value) == written), argument.arg
     assert {argument.arg for argument in arguments} - {"cls", "self"} <= set(real)
