@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from densecore.exceptions import ModelLoadError
@@ -49,6 +50,7 @@ class RopeConfig:
         original = metadata.integer(
             f"{key}.scaling.original_context_length", context_length, minimum=0, maximum=MAX_CONTEXT
         )
+        ext_factor = metadata.number(f"{key}.scaling.yarn_ext_factor", 1.0, minimum=0.0, maximum=1.0)
         return cls(
             rope_dim=rope_dim,
             freq_base=freq_base,
@@ -57,10 +59,16 @@ class RopeConfig:
             original_context=original or context_length,  # 0 means not given
             beta_fast=metadata.number(f"{key}.scaling.yarn_beta_fast", 32.0, positive=True),
             beta_slow=metadata.number(f"{key}.scaling.yarn_beta_slow", 1.0, positive=True),
-            ext_factor=metadata.number(f"{key}.scaling.yarn_ext_factor", 1.0, minimum=0.0, maximum=1.0),
-            attn_factor=metadata.number(f"{key}.scaling.attn_factor", 1.0, positive=True)
-            * metadata.number(f"{key}.scaling.yarn_attn_factor", 1.0, positive=True),
+            ext_factor=ext_factor,
+            attn_factor=_attn_factor(metadata, key, factor if kind == "yarn" and ext_factor else 1.0),
         )
+
+
+def _attn_factor(metadata: Metadata, key: str, yarn_factor: float) -> float:
+    """The factor on rotated values, beside the one that YaRN itself has: one in the file takes the place of that."""
+    own = 1 + 0.1 * math.log(yarn_factor)
+    total = metadata.number(f"{key}.scaling.yarn_attn_factor", own, positive=True)
+    return metadata.number(f"{key}.scaling.attn_factor", 1.0, positive=True) * total / own
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class ModelConfig:
     head_dim: int  # attention.key_length
     n_vocab: int  # rows of token_embd
     context_length: int  # context_length
-    norm_epsilon: float  # attention.layer_norm_rms_epsilon
+    norm_epsilon: float  # attention.layer_norm_rms_epsilon, or layer_norm_epsilon
     rope: RopeConfig
 
     @classmethod
@@ -114,13 +122,19 @@ class ModelConfig:
             head_dim=head_dim,
             n_vocab=_vocabulary_rows(file),
             context_length=context_length,
-            norm_epsilon=metadata.number(f"{arch}.attention.layer_norm_rms_epsilon", minimum=1e-12, maximum=1.0),
+            norm_epsilon=_norm_epsilon(metadata, arch),
             rope=RopeConfig.read(metadata, arch, head_dim, context_length),
         )
 
     def kv_block_bytes(self, block_size: int, dtype: str) -> int:
         """Bytes that a block of `block_size` tokens takes in the KV cache, over all layers."""
         return self.n_layers * block_bytes(self.n_kv_heads, block_size, self.head_dim, CACHE_DTYPES[dtype])
+
+
+def _norm_epsilon(metadata: Metadata, arch: str) -> float:
+    """That of RMSNorm; models with LayerNorm have the other key."""
+    rms, other = f"{arch}.attention.layer_norm_rms_epsilon", f"{arch}.attention.layer_norm_epsilon"
+    return metadata.number(other if other in metadata and rms not in metadata else rms, minimum=1e-12, maximum=1.0)
 
 
 def _vocabulary_rows(file: GGUFFile) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from densecore.kernels import activation, norm
 from densecore.kernels.cache import kernel
-from densecore.kernels.exp import exp2_f32x8, exp_f32x8, tanh_f32x8
+from densecore.kernels.exp import exp2_f32x8, exp_f32x8, tanh_f32x8, upper_tail_f32x8
 from densecore.kernels.simd import load_f32x8, store_f32x8
 
 RNG = np.random.default_rng(11)
@@ -79,6 +81,45 @@ def test_tanh_is_within_four_ulp():
     assert out[2:8].tolist() == [1, -1, 1, -1, 0, 0]
 
 
+@kernel
+def upper_tail_of(x, out):
+    for k in range(0, x.size, 8):
+        store_f32x8(out, k, upper_tail_f32x8(load_f32x8(x, k)))
+
+
+def test_the_tail_of_the_normal_distribution():
+    x = np.linspace(0, 12.5, 8_000).astype(np.float32)
+    out = np.empty_like(x)
+    upper_tail_of(x, out)
+    exact = np.array([math.erfc(a / math.sqrt(2)) / 2 for a in x.tolist()])
+    assert (np.abs(out - exact) <= 5e-7 * exact * (1 + x**2)).all()
+    x = np.array([np.nan, np.inf, 1e30, 14, 13, 0, 0, 0], np.float32)
+    upper_tail_of(x, out[:8])
+    assert np.isnan(out[0])
+    assert (out[1:5] < 1e-37).all()
+    assert np.allclose(out[5:8], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 172])
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("name", ["gelu", "gelu_erf"])
+def test_gelu(name, rows, n):
+    x = normal(rows, n) * 4
+    expected = x.astype(np.float64)
+    getattr(activation, f"{name}_ref")(expected)
+    getattr(activation, name)(x)
+    assert np.allclose(x, expected, rtol=5e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_erf"])
+def test_gelu_of_very_large_numbers(name):
+    x = np.array([[1e30, -1e30, 30, -30, 0, np.nan, np.inf]], np.float32)
+    getattr(activation, name)(x)
+    assert np.allclose(x[0, :5], [1e30, 0, 30, 0, 0], rtol=1e-7, atol=1e-6)
+    assert np.isnan(x[0, 5])
+    assert x[0, 6] == np.inf
+
+
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 172])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_gelu_caps_and_factors(rows, n):
@@ -121,6 +162,18 @@ def test_rms_norm_in_place_and_of_zeros():
     assert not x[1].any()
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 172])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_layer_norm(rows, n):
+    x, weight, bias = normal(rows, n) * 3 + 100, normal(n), normal(n)
+    out, expected = np.empty_like(x), np.empty_like(x)
+    norm.layer_norm(x, weight, bias, np.float32(1e-5), out)
+    norm.layer_norm_ref(x, weight, bias, 1e-5, expected)
+    assert np.allclose(out, expected, rtol=1e-4, atol=1e-4)
+    norm.layer_norm(x, weight, bias, np.float32(1e-5), x)
+    assert np.array_equal(x, out)
+
+
 @pytest.mark.parametrize("n", [1, 8, 13, 96])
 def test_swiglu(n):
     gate, up = normal(3, n) * 20, normal(3, n)
@@ -136,3 +189,18 @@ def test_add(rows):
     expected = x + y
     activation.add(x, y)
     assert np.array_equal(x, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 4], ids=["factors", "gate"])
+def test_multiply(rows):
+    x, y = normal(4, 11), normal(rows, 11)
+    expected = x * y
+    activation.multiply(x, y)
+    assert np.array_equal(x, expected)
+
+
+def test_scale_by_position():
+    x, positions = normal(5, 11), np.array([0, 7, 8, 15, 1000], np.int32)
+    expected = x * (1 + 0.5 * np.log([1, 1, 2, 2, 126]))[:, None]
+    activation.scale_by_position(x, positions, 8, np.float32(0.5))
+    assert np.allclose(x, expected, rtol=1e-6)
