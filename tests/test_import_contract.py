@@ -30,6 +30,7 @@ ALLOWED = {
     "loaded_model": {"scoring", "engine", "models", "tokenizer", "gguf"},
     "llm": {"loaded_model", "async_stream", "pending", "results", "engine", "hub"},
     "server": {"server", "llm"},
+    "capi": {"capi", "llm"},
     "perplexity": {"llm"},
     "quantize": {"quantize", "gguf", "kernels"},
     "imatrix": {"llm", "perplexity", "quantize"},
@@ -37,7 +38,7 @@ ALLOWED = {
     "compare": {"llm", "perplexity", "benchmark"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
     "cli": {
-        *("cli", "server", "llm", "perplexity", "quantize", "imatrix", "prune", "compare", "convert"),
+        *("cli", "server", "capi", "llm", "perplexity", "quantize", "imatrix", "prune", "compare", "convert"),
         *("benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"),
     },
 }

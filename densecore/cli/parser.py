@@ -33,6 +33,7 @@ VERBS = (
     "list",
     "rm",
     "env",
+    "capi",
     "version",
 )
 
