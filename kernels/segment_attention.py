@@ -15,6 +15,7 @@ output is o / l. All of it depends on places in the text alone, not on the batch
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from .attention_products import multiply
 from .attention_tile import state_size, weigh
 from .cache import inlined
 from .plan import operation, piece
-from .simd import f32x8, load_f32, load_f32x8, store_f32, store_f32x8
+from .simd import f32x8, load_f32, store_f32, store_f32x8
 from .simd_products import matrix
 
 __all__ = ["segment_attention", "segment_attention_ref", "segment_pattern_ref"]
@@ -45,7 +46,7 @@ def segment_pattern_ref(q: np.ndarray, k: np.ndarray, scale: float, slopes: np.n
 
 def segment_attention_ref(q, k, v, seq_index, starts, scale, slopes, out) -> None:
     """The twin: text by text, with the whole matrix of weights."""
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
+    for start, end in pairwise(starts):
         pattern = segment_pattern_ref(q[start:end], k[start:end], scale, slopes)
         out[start:end] = np.einsum("htp,phd->thd", pattern, v[start:end])
 
@@ -189,7 +190,7 @@ def segment_attention(q, k, v, seq_index, starts, scale, slopes, out, task, num_
     first, last = piece(num_tokens, task // n_heads, num_tasks // n_heads)
     while first < last:
         text = seq_index[first]
-        segment = Segment(np.int64(starts[text]), np.int64(starts[text + 1]), task % n_heads)
+        segment = Segment(int(starts[text]), int(starts[text + 1]), task % n_heads)
         end = min(last, segment.end)
         attend(q, k, v, segment, first, end, scale, slopes, out)
         first = end

@@ -76,7 +76,7 @@ class ModelConfig:
     head_dim: int  # attention.key_length
     n_vocab: int  # rows of token_embd
     context_length: int  # context_length
-    norm_epsilon: float  # attention.layer_norm_rms_epsilon
+    norm_epsilon: float  # attention.layer_norm_rms_epsilon, or layer_norm_epsilon
     rope: RopeConfig
 
     @classmethod
@@ -114,13 +114,19 @@ class ModelConfig:
             head_dim=head_dim,
             n_vocab=_vocabulary_rows(file),
             context_length=context_length,
-            norm_epsilon=metadata.number(f"{arch}.attention.layer_norm_rms_epsilon", minimum=1e-12, maximum=1.0),
+            norm_epsilon=_norm_epsilon(metadata, arch),
             rope=RopeConfig.read(metadata, arch, head_dim, context_length),
         )
 
     def kv_block_bytes(self, block_size: int, dtype: str) -> int:
         """Bytes that a block of `block_size` tokens takes in the KV cache, over all layers."""
         return self.n_layers * block_bytes(self.n_kv_heads, block_size, self.head_dim, CACHE_DTYPES[dtype])
+
+
+def _norm_epsilon(metadata: Metadata, arch: str) -> float:
+    """That of RMSNorm; models with LayerNorm have the other key."""
+    rms, other = f"{arch}.attention.layer_norm_rms_epsilon", f"{arch}.attention.layer_norm_epsilon"
+    return metadata.number(other if other in metadata and rms not in metadata else rms, minimum=1e-13, maximum=1.0)
 
 
 def _vocabulary_rows(file: GGUFFile) -> int:

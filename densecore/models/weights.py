@@ -14,7 +14,7 @@ from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, TensorInfo
 from densecore.kernels.formats import FORMATS, Format
 
-__all__ = ["Linear", "WeightLoader"]
+__all__ = ["LayerNorm", "Linear", "WeightLoader"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,21 @@ class Linear:
         return self.name.rsplit(".", 1)[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """Weight and bias of a LayerNorm, (n,) float32 each; zeros where the file has no bias."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
 class WeightLoader:
     """Tensors of one file by name, each checked; see the module's text."""
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
         self.linears: dict[str, Linear] = {}  # all matrices that were asked for
+        self.parts: dict[str, list[Linear]] = {}  # of those that `fused` took apart
         self._used: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -56,23 +65,42 @@ class WeightLoader:
         return linear
 
     def fused(self, name: str, n_in: int, **parts: int) -> list[Linear]:
-        """Matrices that lie one below the other in the matrix `name`.weight: their names, and rows of each."""
-        whole = self.linear(name, sum(parts.values()), n_in, bias=False)
+        """Matrices that lie one below the other in the matrix `name`.weight: their names, and rows of each.
+
+        So do their biases, where the file has them.
+        """
+        whole = self.linear(name, sum(parts.values()), n_in)
         prefix, row_bytes = name.rpartition(".")[0], whole.data.size // whole.n_out
         found, first = [], 0
         for part, n_out in parts.items():
-            data = whole.data[first * row_bytes : (first + n_out) * row_bytes]
-            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in))
+            rows = slice(first, first + n_out)
+            data = whole.data[rows.start * row_bytes : rows.stop * row_bytes]
+            bias = None if whole.bias is None else np.ascontiguousarray(whole.bias[:, rows])
+            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in, bias))
             first += n_out
+        self.parts[name] = found
         return found
+
+    def layer_norm(self, name: str, n: int, *, bias: bool = True) -> LayerNorm:
+        """The vectors `name`.weight and, if there is to be one, `name`.bias."""
+        return LayerNorm(
+            self.vector(f"{name}.weight", n), self.vector(f"{name}.bias", n) if bias else np.zeros(n, np.float32)
+        )
 
     def vector(self, name: str, n: int) -> np.ndarray:
         """A tensor of one dimension as float32 (n,), copied."""
-        info, fmt = self._tensor(name, (n,))
+        return self._floats(name, (n,))
+
+    def vectors(self, name: str, count: int, n: int) -> np.ndarray:
+        """A tensor of `count` vectors as float32 (count, n), copied."""
+        return self._floats(name, (n, count)).reshape(count, n)
+
+    def _floats(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        info, fmt = self._tensor(name, shape)
         if fmt.group:
             raise ModelLoadError(f"{self.file.path}: tensor {name} is {fmt.name}; a vector must be F32, F16 or BF16")
         blocks = self.file.tensor_data(info.name).reshape(-1, fmt.type_size)
-        return fmt.dequantize_ref(blocks).reshape(n)
+        return fmt.dequantize_ref(blocks).reshape(-1)
 
     def refuse_unused(self) -> None:
         """ModelLoadError if the file holds tensors that were not asked for."""

@@ -46,6 +46,7 @@ class Vocabulary:
     eog_ids: frozenset[int]
     add_bos: bool | None  # None: the kind's default
     add_eos: bool
+    add_sep: bool
     add_space_prefix: bool
     lowercase: bool
     strip_accents: bool
@@ -94,6 +95,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         eog_ids=frozenset(named.union(ends.values())),
         add_bos=metadata.boolean("tokenizer.ggml.add_bos_token", None),
         add_eos=metadata.boolean("tokenizer.ggml.add_eos_token", False),
+        add_sep=metadata.boolean("tokenizer.ggml.add_sep_token", False),
         add_space_prefix=metadata.boolean("tokenizer.ggml.add_space_prefix", True),
         lowercase=lowercase,
         strip_accents=metadata.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
