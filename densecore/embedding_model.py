@@ -17,7 +17,7 @@ from densecore.exceptions import InvalidConfigError
 from densecore.loaded_model import LoadedModel, checked_text
 from densecore.models import POOLING_KINDS, RANK
 
-__all__ = ["EmbeddingModel", "PoolingWarning", "RerankResult"]
+__all__ = ["EmbeddingModel", "PoolingWarning", "RerankResult", "unit_length"]
 
 MODEL = "model"  # the pooling that the file names
 GROUP = 256  # texts that are submitted at once: others get their turn between them
@@ -302,6 +302,6 @@ def _are_ids(text: Any) -> bool:
 
 def _too_long(what: str, length: int, limit: int) -> InvalidConfigError:
     return InvalidConfigError(
-        f"{what} has {length} tokens, and this model reads {limit} at most: shorten it, or say truncate=True to have "
-        "its end cut"
+        f"This model's maximum context length is {limit} tokens, and {what} has {length}: shorten it, or say truncate "
+        "to have its end cut"
     )

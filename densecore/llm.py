@@ -14,7 +14,7 @@ from typing import Any
 from densecore.async_stream import AsyncTextStream, TextPiece
 from densecore.checks import integer
 from densecore.config import MAX_SEED, GenerationConfig
-from densecore.embedding_model import EmbeddingModel, PoolingWarning, RerankResult
+from densecore.embedding_model import EmbeddingModel, PoolingWarning, RerankResult, unit_length
 from densecore.engine.logprobs import TokenLogprob
 from densecore.exceptions import InvalidConfigError
 from densecore.hub import fetch_model
@@ -31,6 +31,7 @@ __all__ = [
     "TextPiece",
     "TextStream",
     "TokenLogprob",
+    "unit_length",
 ]
 
 MAX_ANSWERS = 128  # as in the OpenAI API

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from densecore.gguf import GGUFFile
 
-__all__ = ["ARCHITECTURES", "reasons_against", "tensor_types"]
+__all__ = ["ARCHITECTURES", "ENCODERS", "reasons_against", "tensor_types"]
 
 ARCHITECTURES = ("gemma2", "llama", "phi3", "qwen2", "qwen3")  # densecore.models.ARCHITECTURES
+ENCODERS = ("bert", "jina-bert-v2", "nomic-bert")  # densecore.models.ENCODERS
 
 
 def tensor_types() -> set[str]:
@@ -28,8 +29,8 @@ def reasons_against(file: GGUFFile) -> list[str]:
     reasons = []
     if not file.tensors:
         reasons.append("the file holds a vocabulary only")
-    if arch not in ARCHITECTURES:
-        reasons.append(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    if arch not in ARCHITECTURES + ENCODERS:
+        reasons.append(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES + ENCODERS)}")
     if file.metadata.get(f"{arch}.expert_count", 0):
         reasons.append("it has experts (a mixture of experts)")
     unknown = sorted({tensor.type.name for tensor in file.tensors.values()} - tensor_types())

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 import densecore
 from densecore.exceptions import DenseCoreError
-from densecore.server import chat, completions, metrics, models, page, probes, tokens
+from densecore.server import chat, completions, embeddings, metrics, models, page, probes, tokens
 from densecore.server.errors import ApiError, bad_request, from_engine
 from densecore.server.metrics import ServerMetrics
 from densecore.server.middleware import Gate
@@ -25,7 +25,7 @@ from densecore.server.settings import ServerSettings
 __all__ = ["create_app"]
 
 NUM_THREADS = 32
-ROUTERS = (chat, completions, models, tokens, page, probes, metrics)
+ROUTERS = (chat, completions, embeddings, models, tokens, page, probes, metrics)
 
 
 def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Load) -> FastAPI:

@@ -13,7 +13,7 @@ import pytest
 from densecore.cli import support
 from densecore.data import builtin_model_path
 from densecore.kernels.formats import FORMATS
-from densecore.models import ARCHITECTURES
+from densecore.models import ARCHITECTURES, ENCODERS
 from tests.conftest import shared_path
 from tests.gguf_factory import make_model
 
@@ -30,6 +30,7 @@ def info(cli: Cli, *arguments: object) -> dict:
 
 def test_what_is_said_to_be_supported_is() -> None:
     assert set(support.ARCHITECTURES) == set(ARCHITECTURES)
+    assert set(support.ENCODERS) == set(ENCODERS)
     assert support.tensor_types() == set(FORMATS)
 
 
