@@ -14,13 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
-from densecore.kernels import matmul
+from densecore.kernels import gemm_bf16, matmul
 from densecore.kernels.norm import layer_norm
 from densecore.kernels.plan import Plan
 from densecore.kernels.segment_attention import segment_attention, segment_pattern_ref
@@ -69,8 +69,18 @@ class EncoderBatch(Batch):
         )
 
 
+class SplitActivations(NamedTuple):
+    """Activations (num_tokens, n_in), and their halves as `gemm_bf16` takes them."""
+
+    x: np.ndarray
+    halves: np.ndarray
+
+
 class EncoderStep(Step):
-    """The operations of one step of an encoder: those of `Step`, but with attention within texts."""
+    """The operations of one step of an encoder: those of `Step`, but with attention within texts.
+
+    Products with float weights use tile registers of bfloat16 where the CPU has them, for any number of tokens.
+    """
 
     batch: EncoderBatch
 
@@ -85,6 +95,25 @@ class EncoderStep(Step):
         fmt = weight.format
         self.run(matmul.embed, fmt, fmt.qk, fmt.type_size, weight.data, indices, rows)
         self.add(x, rows)
+
+    def activations(self, x: np.ndarray, group: int) -> Any:
+        """As those of `Step`, but for float weights split in two halves where that can be used."""
+        if group or not gemm_bf16.HAS_BF16_TILES or x.shape[1] % gemm_bf16.WIDTH:
+            return super().activations(x, group)
+        shape = gemm_bf16.split_shape(*x.shape)
+        halves = self.workspace.array(f"halves.{x.shape[1]}", shape, np.uint16)
+        self.run(gemm_bf16.split, x, halves)
+        return SplitActivations(x, halves)
+
+    def multiply(self, operand: Any, weight: Linear, out: np.ndarray, *, beside: bool = False) -> None:
+        """out (num_tokens, n_out) = what `activations` made, times a matrix; `beside` as in `Plan.add`."""
+        if not isinstance(operand, SplitActivations):
+            super().multiply(operand, weight, out, beside=beside)
+        elif not gemm_bf16.can_split(weight.n_out, weight.n_in):
+            super().multiply(operand.x, weight, out, beside=beside)
+        else:
+            fmt = weight.format
+            self.run(gemm_bf16.matmul_split, fmt, fmt.type_size, weight.data, operand.halves, out, beside=beside)
 
     def normalise(self, x: np.ndarray, norm: LayerNorm, epsilon: np.float32) -> None:
         """x (num_tokens, n) = LayerNorm of its rows."""

@@ -26,4 +26,4 @@ def test_bert_is_that_of_transformers():
     recorded = np.load(ARCHS / "bert-f32.npz")
     (states,) = hidden(ARCHS / "bert-f32.gguf", recorded["ids"])
     assert np.abs(states - recorded["hidden_hf"]).max() < 1e-4
-    assert np.abs(states.mean(0) - recorded["emb_hf"]).max() < 1e-5
+    assert np.abs(states.mean(0) - recorded["emb_hf"]).max() < 1e-4
