@@ -297,7 +297,8 @@ def _cancel(futures: Iterable[Embedding]) -> None:
 
 
 def _are_ids(text: Any) -> bool:
-    return not isinstance(text, bytes | bytearray) and all(not isinstance(item, str) for item in text)
+    is_list = isinstance(text, SequenceOf | np.ndarray) and not isinstance(text, bytes | bytearray)
+    return is_list and not any(isinstance(item, str) for item in text)
 
 
 def _too_long(what: str, length: int, limit: int) -> InvalidConfigError:
