@@ -142,8 +142,11 @@ class EmbeddingModel(LoadedModel):
 
     @property
     def pooling(self) -> str:
-        """What the pooling ``model`` stands for: ``mean``, ``cls`` or ``last``; ``rank`` of a reranker."""
-        return self._any_engine.model.pooling
+        """What the pooling ``model`` stands for: ``mean``, ``cls`` or ``last``; ``rank`` of a reranker.
+
+        Where the file names none it is the mean for encoders, and the last token for models that generate.
+        """
+        return self._any_engine.model.pooling or ("mean" if self.is_encoder else "last")
 
     # ------------------------------------------------------------------ texts to tokens
 
@@ -219,15 +222,19 @@ class EmbeddingModel(LoadedModel):
         if pooling not in POOLING_KINDS:
             known = ", ".join([*POOLING_KINDS, MODEL])
             raise InvalidConfigError(f"pooling must be one of {known}, not {pooling!r:.80}")
-        if isinstance(pooling, _Default) and own != pooling and not self._warned_of_pooling:
+        if isinstance(pooling, _Default) and self._any_engine.model.pooling not in (None, pooling):
+            self._warn_of_pooling(own)
+        return str(pooling)
+
+    def _warn_of_pooling(self, own: str) -> None:
+        if not self._warned_of_pooling:
             self._warned_of_pooling = True
             warnings.warn(
                 f"the mean is taken of all tokens, but this model was made for the pooling {own!r}: "
                 "say pooling='model' for that, or pooling='mean'",
                 PoolingWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return str(pooling)
 
     @property
     def _classifier(self) -> Any:

@@ -50,7 +50,7 @@ class Model(ABC):
     layers : one object of weights a layer, as `load_layer` made it.
     linears : all matrices by name: what adapters may change.
     classifier : the head of a reranker, or None.
-    pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank".
+    pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank"; None if it does not.
     adapters : the adapters that steps may use; set on the thread that computes, between steps.
     path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
     """
@@ -71,7 +71,7 @@ class Model(ABC):
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         self.classifier = Classifier.load(load, config.dim, is_encoder=False)
         load.refuse_unused()
-        self.pooling = file_pooling(file.metadata, "last")
+        self.pooling = file_pooling(file.metadata)
         self.linears = load.linears | {"output": self.output}
         self.adapters = AdapterSet()
         self.path, self.mapped = file.path, file.mapped

@@ -148,7 +148,7 @@ class Encoder(ABC):
     token_embd_norm : the norm of their sum.
     layers : one object of weights a layer, as `load_layer` made it.
     classifier : the head of a reranker, or None.
-    pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank".
+    pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank"; None if it does not.
     path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
     """
 
@@ -164,7 +164,7 @@ class Encoder(ABC):
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         self.classifier = Classifier.load(load, config.dim, is_encoder=True)
         load.refuse_unused()
-        self.pooling = file_pooling(file.metadata, "mean")
+        self.pooling = file_pooling(file.metadata)
         self.path, self.mapped = file.path, file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)

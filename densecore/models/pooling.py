@@ -13,11 +13,11 @@ RANK = "rank"  # no vector, but a score of a query and a document: see `classifi
 _FILE_KINDS = ("none", "mean", "cls", "last", RANK)  # by their numbers in files
 
 
-def file_pooling(metadata: Metadata, default: str) -> str:
-    """What the file's key ``pooling_type`` says: one of `KINDS`, or `RANK`; `default` if it says nothing."""
+def file_pooling(metadata: Metadata) -> str | None:
+    """What the file's key ``pooling_type`` says: one of `KINDS`, or `RANK`; None if it says nothing."""
     arch = metadata.string("general.architecture")
     number = metadata.integer(f"{arch}.pooling_type", 0, minimum=0, maximum=len(_FILE_KINDS) - 1)
-    return _FILE_KINDS[number] if number else default
+    return _FILE_KINDS[number] if number else None
 
 
 class Pooling:

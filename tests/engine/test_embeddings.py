@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import threading
 from pathlib import Path
 
@@ -141,6 +143,27 @@ class TestEncoder:
             with pytest.raises(InferenceError, match="NaN or infinity"):
                 model.embed("the cat")
             assert model.get_metrics()["active_requests"] == 0
+
+
+def test_the_examples_of_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_encoder("all-minilm-l6-v2-f16.gguf")
+    make_encoder("reranker.gguf", n_labels=1, pooling=4)
+    page = (Path(__file__).parents[2] / "docs" / "EMBEDDINGS.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(compile(block, "example", "exec"), names)
+    assert names["similarity"].shape == (3, 3)
+    assert np.array_equal(names["one"], names["vectors"][0])
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_the_signatures_are_those_of_the_reference():
+    """API_REFERENCE.md: what it names comes first, with its defaults."""
+    for method, first in ((DenseCore.embed, "text"), (DenseCore.embed_batch, "texts")):
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == [first, "pooling", "normalize"]
+        assert (parameters[1].default, parameters[2].default) == ("mean", True)
 
 
 class TestDecoder:

@@ -19,7 +19,6 @@ from densecore.exceptions import (
     InvalidConfigError,
     ModelLoadError,
     TimeoutError,
-    UnsupportedFeatureError,
 )
 from tests.conftest import shared_path
 from tests.engine.waiting import wait_until_idle
@@ -182,14 +181,6 @@ class TestArguments:
             DenseCore(tiny_path, n_ctx=3)
         with pytest.raises(InvalidConfigError, match="max_model_len is 300, but the model's context length is 256"):
             DenseCore(tiny_path, max_model_len=300)
-
-    def test_later_features_say_so(self, tiny):
-        for call in (
-            lambda: tiny.embed("a"),
-            lambda: tiny.embed_batch(["a"]),
-        ):
-            with pytest.raises(UnsupportedFeatureError, match="not in this version"):
-                call()
 
 
 class TestLife:

