@@ -46,10 +46,10 @@ class Vocabulary:
     eog_ids: frozenset[int]
     add_bos: bool | None  # None: the kind's default
     add_eos: bool
-    add_sep: bool
     add_space_prefix: bool
     lowercase: bool
     strip_accents: bool
+    add_sep: bool  # another separator between the texts of a pair
     chat_template: str | None
     name: str  # general.name, in lower case
 
@@ -95,10 +95,10 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         eog_ids=frozenset(named.union(ends.values())),
         add_bos=metadata.boolean("tokenizer.ggml.add_bos_token", None),
         add_eos=metadata.boolean("tokenizer.ggml.add_eos_token", False),
-        add_sep=metadata.boolean("tokenizer.ggml.add_sep_token", False),
         add_space_prefix=metadata.boolean("tokenizer.ggml.add_space_prefix", True),
         lowercase=lowercase,
         strip_accents=metadata.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
+        add_sep=metadata.boolean("tokenizer.ggml.add_sep_token", False),
         chat_template=metadata.string("tokenizer.chat_template", None),
         name=metadata.string("general.name", "").lower(),
     )
