@@ -15,6 +15,7 @@ from densecore.data import builtin_model_path
 from densecore.kernels.formats import FORMATS
 from densecore.models import ARCHITECTURES, ENCODERS
 from tests.conftest import shared_path
+from tests.encoder_factory import make_encoder
 from tests.gguf_factory import make_model
 
 from .conftest import Cli
@@ -98,6 +99,13 @@ def test_models_of_the_factory(cli: Cli, tmp_path: Path, arch: str) -> None:
     assert facts["architecture"] == arch
     assert facts["files"] == 2
     assert {row["type"] for row in facts["tensor_types"]} == {"Q8_0", "F32"}
+
+
+@pytest.mark.parametrize("arch", sorted(ENCODERS))
+def test_encoders(cli: Cli, tmp_path: Path, arch: str) -> None:
+    facts = info(cli, make_encoder(tmp_path / "m.gguf", arch))
+    assert facts["supported"], facts["reasons_against"]
+    assert facts["memory"]["kv_cache_f16_bytes"] is None
 
 
 @pytest.mark.parametrize("name", ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "qwen2"])
