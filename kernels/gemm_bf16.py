@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
+from .activation import gelu_erf_f32x8, gelu_erf_ref
 from .cache import INLINED_OPTIONS, inlined
 from .formats import Format
 from .matmul import dequantize_ref
 from .plan import range_operation, row_operation
-from .simd import load_f32, local_array, store_f32
+from .simd import load_f32, load_f32x8, local_array, store_f32, store_f32x8
 from .simd_amx import release_tiles
 from .simd_bf16 import (
     BOTH,
     LANES,
     WIDTH,
     add_split_products,
-    clear_sums,
+    begin_sums,
     configure_bf16_tiles,
     make_split_rows,
     split_token,
@@ -38,6 +39,8 @@ __all__ = [
     "HAS_BF16_TILES",
     "WIDTH",
     "can_split",
+    "matmul_gelu",
+    "matmul_gelu_ref",
     "matmul_split",
     "matmul_split_ref",
     "split",
@@ -48,6 +51,7 @@ __all__ = [
 ROWS = 2 * LANES  # of the matrix in a panel
 TOKENS = 2 * LANES  # that a panel is multiplied with at once
 SUMS = TOKENS * ROWS
+assert ROWS == WIDTH  # a panel's results are one step of the next product
 _TOGETHER = 4096  # rows that a worker may take at once, divided by the tokens that they meet
 
 
@@ -91,13 +95,21 @@ def split(x, halves, first, last):
             split_token(x, token * n_in + WIDTH * step, halves, (tile * steps + step) * BOTH + WIDTH * row)
 
 
-def matmul_split_ref(fmt: Format, type_size: int, w: np.ndarray, halves: np.ndarray, y: np.ndarray) -> None:
-    """y (num_tokens, n_out) = x W^T without the products of two low halves."""
+def matmul_split_ref(fmt: Format, type_size: int, w: np.ndarray, halves: np.ndarray, bias: np.ndarray, y) -> None:
+    """y (num_tokens, n_out) = x W^T + bias without the products of two low halves."""
     num_tokens, steps = len(y), halves.shape[1]
     parts = halves.transpose(2, 0, 3, 1, 4).reshape(2, -1, steps * WIDTH)[:, :num_tokens]
     high, low = (parts.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     w_high, w_low = _halves_ref(dequantize_ref(fmt, w, steps * WIDTH))
-    y[:] = (high + low) @ w_high.T.astype(np.float64) + high @ w_low.T.astype(np.float64)
+    y[:] = (high + low) @ w_high.T.astype(np.float64) + high @ w_low.T.astype(np.float64) + bias
+
+
+def matmul_gelu_ref(fmt, type_size, w, halves, bias, num_tokens: int, out) -> None:
+    """out = the halves of gelu(x W^T + bias), by erf."""
+    y = np.empty((num_tokens, bias.size), np.float32)
+    matmul_split_ref(fmt, type_size, w, halves, bias, y)
+    gelu_erf_ref(y)
+    split_ref(y, out)
 
 
 def split_rows(fmt, w, start, stride, panel, place):
@@ -121,49 +133,73 @@ def fill_panel(fmt, type_size, w, row, n_in, panel):
 
 
 @inlined
-def store_sums(y, token, row, buffer):
-    """Write the sums of 32 tokens and 32 rows to y; those of tokens that are not there are left out."""
-    num_tokens, n_out = y.shape
-    if token + TOKENS <= num_tokens:
-        for_tokens = token * n_out + row
-        store_tile(0, 0, y, for_tokens, n_out)
-        store_tile(0, 1, y, for_tokens + LANES, n_out)
-        store_tile(1, 0, y, for_tokens + LANES * n_out, n_out)
-        store_tile(1, 1, y, for_tokens + LANES * n_out + LANES, n_out)
-        return
-    store_tile(0, 0, buffer, 0, ROWS)
-    store_tile(0, 1, buffer, LANES, ROWS)
-    store_tile(1, 0, buffer, LANES * ROWS, ROWS)
-    store_tile(1, 1, buffer, LANES * ROWS + LANES, ROWS)
-    for t in range(num_tokens - token):
-        for r in range(ROWS):
-            store_f32(y, (token + t) * n_out + row + r, load_f32(buffer, t * ROWS + r))
+def compute_sums(halves, panel, token, bias, row):
+    """Products of 32 tokens with a panel, and the bias, in the tiles of sums."""
+    steps = halves.shape[1]
+    begin_sums(bias, row)
+    x_at = token // LANES * steps * BOTH
+    for step in range(steps):
+        add_split_products(halves, x_at + step * BOTH, steps * BOTH, panel, step * BOTH, steps * BOTH)
 
 
-def _panels(fmt: Format, type_size: int, w: np.ndarray, halves: np.ndarray, y: np.ndarray) -> int:
-    return y.shape[1] // ROWS if y.size else 0
+@inlined
+def store_block(y, place, stride):
+    """Write the sums of 32 tokens and 32 rows to y, float32."""
+    store_tile(0, 0, y, place, stride)
+    store_tile(0, 1, y, place + LANES, stride)
+    store_tile(1, 0, y, place + LANES * stride, stride)
+    store_tile(1, 1, y, place + LANES * stride + LANES, stride)
 
 
-def _panels_together(fmt: Format, type_size: int, w: np.ndarray, halves: np.ndarray, y: np.ndarray) -> int:
-    return max(1, _TOGETHER // max(1, y.shape[0]) // ROWS)
+def _panels(fmt: Format, type_size: int, w: np.ndarray, halves: np.ndarray, bias: np.ndarray, *_: Any) -> int:
+    return bias.size // ROWS
+
+
+def _panels_together(fmt: Format, type_size: int, w: np.ndarray, halves: np.ndarray, *_: Any) -> int:
+    return max(1, _TOGETHER // (halves.shape[0] * LANES) // ROWS)
 
 
 @range_operation(tasks=_panels, together=_panels_together, twin=matmul_split_ref)
-def matmul_split(fmt, type_size, w, halves, y, first, last):
-    """y (num_tokens, n_out) = x W^T.
+def matmul_split(fmt, type_size, w, halves, bias, y, first, last):
+    """y (num_tokens, n_out) = x W^T + bias.
 
     w : bytes of a matrix (n_out, n_in) of a float format, with whole panels (`can_split`)
-    halves : what `split` made of x (num_tokens, n_in)
+    halves : what `split` made of x (num_tokens, n_in); bias : (n_out,) float32
     """
-    steps = halves.shape[1]
+    (num_tokens, n_out), steps = y.shape, halves.shape[1]
     panel, buffer = np.empty(2 * steps * BOTH, np.uint16), local_array(np.float32, SUMS)
     configure_bf16_tiles()
-    for group in range(first, last):
-        fill_panel(fmt, type_size, w, group * ROWS, steps * WIDTH, panel)
-        for token in range(0, y.shape[0], TOKENS):
-            clear_sums()
-            x_at = token // LANES * steps * BOTH
-            for step in range(steps):
-                add_split_products(halves, x_at + step * BOTH, steps * BOTH, panel, step * BOTH, steps * BOTH)
-            store_sums(y, token, group * ROWS, buffer)
+    for row in range(first * ROWS, last * ROWS, ROWS):
+        fill_panel(fmt, type_size, w, row, steps * WIDTH, panel)
+        for token in range(0, num_tokens, TOKENS):
+            compute_sums(halves, panel, token, bias, row)
+            if token + TOKENS <= num_tokens:
+                store_block(y, token * n_out + row, n_out)
+            else:
+                store_block(buffer, 0, ROWS)
+                for t in range(num_tokens - token):
+                    for r in range(ROWS):
+                        store_f32(y, (token + t) * n_out + row + r, load_f32(buffer, t * ROWS + r))
+    release_tiles()
+
+
+@range_operation(tasks=_panels, together=_panels_together, twin=matmul_gelu_ref)
+def matmul_gelu(fmt, type_size, w, halves, bias, num_tokens, out, first, last):
+    """out = the halves of gelu(x W^T + bias), by erf: what the next product takes, without a way through memory.
+
+    Arguments as of `matmul_split`; out : of shape `split_shape(num_tokens, n_out)`
+    """
+    steps, steps_out = halves.shape[1], out.shape[1]
+    panel, buffer = np.empty(2 * steps * BOTH, np.uint16), local_array(np.float32, SUMS)
+    configure_bf16_tiles()
+    for row in range(first * ROWS, last * ROWS, ROWS):
+        fill_panel(fmt, type_size, w, row, steps * WIDTH, panel)
+        for token in range(0, num_tokens, TOKENS):
+            compute_sums(halves, panel, token, bias, row)
+            store_block(buffer, 0, ROWS)
+            for k in range(0, SUMS, 8):
+                store_f32x8(buffer, k, gelu_erf_f32x8(load_f32x8(buffer, k)))
+            for t in range(TOKENS):  # those behind the last token are never looked at
+                tile = (token + t) // LANES
+                split_token(buffer, t * ROWS, out, (tile * steps_out + row // WIDTH) * BOTH + t % LANES * WIDTH)
     release_tiles()

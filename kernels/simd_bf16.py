@@ -143,15 +143,18 @@ def configure_bf16_tiles(typingctx):
 
 
 @intrinsic
-def clear_sums(typingctx):
-    """Zeros in all four tiles of sums (tilezero)."""
+def begin_sums(typingctx, bias, row):
+    """In all four tiles of sums the biases, float32, of 32 rows from `row` on (tileloadd, one line for all tokens)."""
 
     def codegen(context, builder, sig, args):
-        for number in (number for pair in _SUMS for number in pair):
-            emit_tile_instruction(builder, "llvm.x86.tilezero", register(number))
+        biases = Reader(context, builder, sig.args[0], args[0])
+        for tokens in _SUMS:
+            for i, number in enumerate(tokens):
+                place = biases.place(ir.VectorType(_F32, LANES), builder.add(args[1], ir.Constant(_I64, LANES * i)))
+                emit_tile_instruction(builder, "llvm.x86.tileloadd64", register(number), place, ir.Constant(_I64, 0))
         return context.get_dummy_value()
 
-    return types.void(), codegen
+    return types.void(bias, types.intp), codegen
 
 
 @intrinsic

@@ -67,8 +67,8 @@ class Bert(Encoder):
         step.normalise(x, w.attn_output_norm, self.epsilon)
         step.hook("resid_mid", x)
 
-        (up,) = step.project(x, w.ffn_up)  # (num_tokens, hidden_dim)
-        (mlp_out,) = step.project(step.gelu_erf(up), w.ffn_down)  # (num_tokens, dim)
+        up = step.project_gelu(x, w.ffn_up, w.ffn_down)  # (num_tokens, hidden_dim)
+        (mlp_out,) = step.project(up, w.ffn_down)  # (num_tokens, dim)
         step.hook("mlp_out", mlp_out)
         step.add(x, mlp_out)
         step.normalise(x, w.layer_output_norm, self.epsilon)

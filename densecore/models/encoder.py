@@ -70,10 +70,10 @@ class EncoderBatch(Batch):
 
 
 class SplitActivations(NamedTuple):
-    """Activations (num_tokens, n_in), and their halves as `gemm_bf16` takes them."""
+    """Activations (num_tokens, n_in) in two halves, as `gemm_bf16` takes them."""
 
-    x: np.ndarray
     halves: np.ndarray
+    num_tokens: int
 
 
 class EncoderStep(Step):
@@ -96,24 +96,35 @@ class EncoderStep(Step):
         self.run(matmul.embed, fmt, fmt.qk, fmt.type_size, weight.data, indices, rows)
         self.add(x, rows)
 
-    def activations(self, x: np.ndarray, group: int) -> Any:
-        """As those of `Step`, but for float weights split in two halves where that can be used."""
-        if group or not gemm_bf16.HAS_BF16_TILES or x.shape[1] % gemm_bf16.WIDTH:
-            return super().activations(x, group)
-        shape = gemm_bf16.split_shape(*x.shape)
-        halves = self.workspace.array(f"halves.{x.shape[1]}", shape, np.uint16)
-        self.run(gemm_bf16.split, x, halves)
-        return SplitActivations(x, halves)
+    def project(self, x: Any, *weights: Linear) -> list[np.ndarray]:
+        """As that of `Step`; x may also be what `project_gelu` gave."""
+        if not isinstance(x, SplitActivations):
+            if not all(map(_can_split, weights)):
+                return super().project(x, *weights)
+            x = self.split(x)
+        outs = [self.workspace.array(weight.role, (x.num_tokens, weight.n_out)) for weight in weights]
+        for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):
+            self.run(gemm_bf16.matmul_split, *_operands(weight, x), out, beside=i > 0)
+        return outs
 
-    def multiply(self, operand: Any, weight: Linear, out: np.ndarray, *, beside: bool = False) -> None:
-        """out (num_tokens, n_out) = what `activations` made, times a matrix; `beside` as in `Plan.add`."""
-        if not isinstance(operand, SplitActivations):
-            super().multiply(operand, weight, out, beside=beside)
-        elif not gemm_bf16.can_split(weight.n_out, weight.n_in):
-            super().multiply(operand.x, weight, out, beside=beside)
-        else:
-            fmt = weight.format
-            self.run(gemm_bf16.matmul_split, fmt, fmt.type_size, weight.data, operand.halves, out, beside=beside)
+    def project_gelu(self, x: np.ndarray, weight: Linear, following: Linear) -> np.ndarray | SplitActivations:
+        """gelu(x W^T + bias), by erf, for `project` with the matrix `following`."""
+        if not (_can_split(weight) and _can_split(following)):
+            (out,) = self.project(x, weight)
+            return self.gelu_erf(out)
+        split = self.split(x)
+        halves = self._halves(weight.role, split.num_tokens, weight.n_out)
+        self.run(gemm_bf16.matmul_gelu, *_operands(weight, split), split.num_tokens, halves)
+        return SplitActivations(halves, split.num_tokens)
+
+    def split(self, x: np.ndarray) -> SplitActivations:
+        """x (num_tokens, n_in) in two halves."""
+        halves = self._halves("split", *x.shape)
+        self.run(gemm_bf16.split, x, halves)
+        return SplitActivations(halves, len(x))
+
+    def _halves(self, name: str, num_tokens: int, n_in: int) -> np.ndarray:
+        return self.workspace.array(f"halves.{name}", gemm_bf16.split_shape(num_tokens, n_in), np.uint16)
 
     def normalise(self, x: np.ndarray, norm: LayerNorm, epsilon: np.float32) -> None:
         """x (num_tokens, n) = LayerNorm of its rows."""
@@ -136,6 +147,17 @@ class EncoderStep(Step):
             pattern = segment_pattern_ref(q[start:end], k[start:end], scale, slopes)
             self.hook("pattern", pattern)
             out[start:end] = np.einsum("htp,phd->thd", pattern, v[start:end])
+
+
+def _can_split(weight: Linear) -> bool:
+    """Whether products with a matrix use tiles of bfloat16."""
+    return gemm_bf16.HAS_BF16_TILES and not weight.format.group and gemm_bf16.can_split(weight.n_out, weight.n_in)
+
+
+def _operands(weight: Linear, x: SplitActivations) -> tuple[Any, ...]:
+    """What products in halves begin with."""
+    bias = np.zeros(weight.n_out, np.float32) if weight.bias is None else weight.bias[0]
+    return weight.format, weight.format.type_size, weight.data, x.halves, bias
 
 
 class Encoder(ABC):
