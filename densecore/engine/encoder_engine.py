@@ -30,6 +30,18 @@ __all__ = ["EncoderEngine"]
 
 logger = logging.getLogger("densecore")
 
+FEW_TOKENS = 128  # of a step, which is then computed as it is
+TOKENS, TEXTS = 16, 8  # the numbers in other steps are rounded up to multiples of these
+
+
+def _filled(texts: SequenceOf[SequenceOf[int]], num_tokens: int) -> list[SequenceOf[int]]:
+    """Texts with one of zeros behind them, and empty ones, so that few different shapes of batches occur.
+
+    Each shape is recorded when it is first seen (`models.record`), which takes as long as 40 tokens of a small model.
+    """
+    filled = [*texts, [0] * (-num_tokens % TOKENS)]
+    return filled + [[]] * (-len(filled) % TEXTS)
+
 
 class EncoderEngine:
     """Texts come in by `embed` from any thread; the kernel thread calls `step`.
@@ -155,13 +167,17 @@ class EncoderEngine:
         start = time.perf_counter()
         texts = [embedding.text.token_ids for embedding in batch]
         types = [embedding.text.token_types or [0] * len(embedding.text.token_ids) for embedding in batch]
+        num_tokens = sum(map(len, texts))
+        if num_tokens > FEW_TOKENS:
+            texts, types = _filled(texts, num_tokens), _filled(types, num_tokens)
         packed = EncoderBatch.pack(texts, types)
         hidden = self.model.forward(packed, self.workers.apply())
-        for embedding, states in zip(batch, np.split(hidden, packed.starts[1:-1]), strict=True):
+        parts = np.split(hidden, packed.starts[1 : len(batch) + 1])
+        for embedding, states in zip(batch, parts, strict=False):  # what is left is filler
             wanted = embedding.pooling.wanted(0, len(states), len(states))
             embedding.pooling.add(states[wanted.start : wanted.stop], wanted.start)
             embedding.started = start
-        self.metrics.computed(len(batch), packed.num_tokens, time.perf_counter() - start)
+        self.metrics.computed(len(batch), num_tokens, time.perf_counter() - start)
         for embedding in batch:
             embedding.end()
 

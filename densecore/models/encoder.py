@@ -51,7 +51,7 @@ class EncoderBatch(Batch):
 
     @classmethod
     def pack(cls, texts: SequenceOf[SequenceOf[int]], types: SequenceOf[SequenceOf[int]] | None = None) -> EncoderBatch:
-        """The tokens of these texts, none of them empty; `types` of the tokens are 0 unless given."""
+        """The tokens of these texts; `types` of the tokens are 0 unless given."""
         lengths = np.array([len(text) for text in texts])
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         seq_index = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)

@@ -114,6 +114,13 @@ class TestEncoder:
         assert bert.get_metrics()["requests_failed"] == 0
         assert bert.get_metrics()["requests_completed"] == bert.get_metrics()["requests_total"]
 
+    def test_large_steps_are_filled_up(self, bert, tmp_path):
+        """With tokens that nobody sees: each text has the bits that it has alone."""
+        texts = [text * n for n in range(1, 12) for text in TEXTS]
+        with DenseCore(make_encoder(tmp_path / "model.gguf"), max_num_batched_tokens=1000) as model:
+            assert sum(len(text.token_ids) for text in model.embedding_texts(texts)) % 16
+            assert np.array_equal(model.embed_batch(texts), bert.embed_batch(texts))
+
     def test_the_default_is_not_the_models(self, tmp_path):
         with DenseCore(make_encoder(tmp_path / "model.gguf", pooling=2)) as model:
             with pytest.warns(PoolingWarning, match=r"made for the pooling 'cls'.*pooling='model'"):
