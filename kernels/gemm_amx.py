@@ -2,8 +2,8 @@
 
 As in `gemm`, lane = row, with the same exact integers and the same order of float operations: the same bits. What a
 tile register adds up has no scales in it. Blocks of 32 elements have none within, and are one instruction. In blocks
-of 256 each run has an integer scale, so a panel holds scale * (q - offset), which is exact, as two int8: the sum of a
-whole block is S = lower + 128 * higher, of two sums that stay in tile registers for all its elements.
+of 256 each run has an integer scale, so a panel holds scale * (q - offset), which is exact, as two bytes: the sum of a
+whole block is made of two sums that stay in tile registers for all its elements.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from numba.extending import overload
 from .cache import INLINED_OPTIONS, inlined
 from .formats.base import Format
 from .gemm import Ahead, ask, multiply_panels
-from .gemv_amx import FEWEST_TOKENS as FEWEST_BY_ROWS
 from .gemv_amx import multiply_rows_amx
-from .panel import RUN, Panel
+from .panel import RUN, Panel, Unpacked
 from .simd import (
     PARTS,
     TILE_ROWS,
@@ -31,12 +30,16 @@ from .simd import (
     store_rows,
 )
 from .simd_amx import (
+    BYTES,
     LANES,
+    SMALL,
     SUMS,
     TOKENS,
     add_products,
+    add_scaled_products,
     configure_tiles,
     load_results,
+    multiply_sum_tiles,
     multiply_tiles,
     release_tiles,
     scaled_planes,
@@ -45,37 +48,50 @@ from .simd_amx import (
 )
 
 STRETCH = 256  # elements of each row in a panel: two planes stay in the nearest cache
-FEWEST_TOKENS = TOKENS  # fewer do not fill a tile, and are multiplied as in `gemm`
+FEW = 8  # tokens: as many, or fewer, leave half of a tile unused
+FEWEST_TOKENS = 3  # fewer are multiplied as in `gemm`
 HALVES = TILE_ROWS // LANES  # of a panel: its rows that a tile register takes
 BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
 
 
-def unpack_planes(fmt, w, start, stride, num_blocks, panel):
-    """Compiled code only: as `gemm.unpack_panel`, with integer scales multiplied in: one or two planes of int8."""
+def radix_of(how: Unpacked) -> int:
+    """Which planes of products of quants and scales a format's panels hold; 0 for a plane of quants alone."""
+    if not how.scales:
+        return 0
+    return SMALL if how.has_minimum else BYTES  # what has minimums is unsigned
+
+
+def unpack_planes(fmt, w, start, stride, num_blocks, panel, ahead):
+    """Compiled code only: as `gemm.unpack_panel`, with integer scales multiplied in: one or two planes of bytes.
+
+    ahead : what to prefetch meanwhile; returns what is left of it
+    """
 
 
 @overload(unpack_planes, jit_options=INLINED_OPTIONS)
-def _unpack_planes(fmt, w, start, stride, num_blocks, panel):
+def _unpack_planes(fmt, w, start, stride, num_blocks, panel, ahead):
     how, type_size, qk = fmt.format.unpacked, fmt.format.type_size, fmt.format.qk
     unpack_header, unpack_quants, groups = how.unpack_header, how.unpack_quants, how.groups
     scales, offset, runs_in_group = how.scales, how.offset or how.bias, qk // RUN // how.groups
-    plane = PARTS * (STRETCH // qk) * groups  # where the second one begins, in units of `store_rows`
+    radix, plane = radix_of(how), PARTS * (STRETCH // qk) * groups  # the second one begins there, for `store_rows`
 
-    def fill(fmt, w, start, stride, num_blocks, panel):
+    def fill(fmt, w, start, stride, num_blocks, panel, ahead):
         for part in range(PARTS):
             for b in range(num_blocks):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
+                    ahead = ask(w, ahead)
                     quants, place = unpack_quants(w, block, stride, group), PARTS * (b * groups + group) + part
                     if scales:
                         at = 2 * TILE_ROWS * scales * runs_in_group * (b * groups + group) + 16 * part
-                        lower, higher = scaled_planes(offset, scales, quants, panel.scales, at)
+                        lower, higher = scaled_planes(radix, offset, scales, quants, panel.scales, at)
                         store_rows(panel.q, place, lower)
                         store_rows(panel.q, plane + place, higher)
                     else:
                         store_rows(panel.q, place, without_offset(offset, quants))
+        return ahead
 
     return fill
 
@@ -85,7 +101,8 @@ class Tokens(NamedTuple):
 
     q: np.ndarray  # (n_in / STRETCH, tiles, STRETCH / width, TOKENS, width) int8, flat
     d: np.ndarray  # (tiles, n_in / qk, TOKENS) float32, flat: side by side the scales of a block
-    sums: np.ndarray  # (tiles, n_in / RUN, TOKENS) int32, flat: the two sums of a run; empty without minimums
+    sums: np.ndarray  # int32, flat: the two sums of a run; empty without minimums
+    # (tiles, n_in / RUN, TOKENS) where a block is a run, else (tiles, n_in / qk, TOKENS, RUNS), and one more
 
 
 @inlined
@@ -103,9 +120,10 @@ def arrange_tokens(x, begin, end, width, tokens):
             for b in range(num_blocks):
                 tokens.d[TOKENS * (tile * num_blocks + b) + c] = x.d[token + c, b]
             if tokens.sums.size:
+                runs = num_runs // num_blocks
                 for run in range(num_runs):
                     pair = load_u32(x.sums, ((token + c) * num_runs + run) * 2)
-                    tokens.sums[TOKENS * (tile * num_runs + run) + c] = pair
+                    tokens.sums[(TOKENS * (tile * num_blocks + run // runs) + c) * runs + run % runs] = pair
 
 
 @inlined
@@ -118,49 +136,79 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
     """The function (fmt, type_size, w, x, y, first, last) for one format, to be compiled as part of `matmul`."""
     how, qk = fmt.unpacked, fmt.qk
     assert how is not None
-    planes, scales, width = 1 + (how.scales > 0), max(how.scales, 1), min(qk, MOST_IN_STEP)
+    radix, scales, width = radix_of(how), max(how.scales, 1), min(qk, MOST_IN_STEP)
+    planes = 2 if radix else 1
     steps, blocks_in_panel, runs_in_panel = qk // width, STRETCH // qk, STRETCH // RUN
-    runs, factor = (qk // RUN, -1 if how.factor is None else how.factor) if how.has_minimum else (0, 0)
+    has_minimum, factor, runs = how.has_minimum, how.factor or 0, qk // RUN
     plane = TILE_ROWS * STRETCH
     q_size, factors_size, d_size = planes * plane, 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
-    scales_size, acc_size, sums_size = factors_size * scales, TILE_ROWS * BATCH, 2 * planes * SUMS
+    scales_size, acc_size, of_tile = factors_size * scales, TILE_ROWS * BATCH, HALVES * planes * SUMS
+    sums_size = 2 * of_tile
+    min_sums_size = sums_size if has_minimum else 1
 
     multiply_narrow = inlined(multiply_panels(fmt))
     few_by_rows = how.row_quants is not None or how.quants_at >= 0
+    few_by_tiles, groups, asks = not few_by_rows, how.groups, 1 if radix else HALVES
     multiply_rows: Any = multiply_rows_amx(fmt) if few_by_rows else None
 
     @inlined
-    def multiply_tile(panel, num_blocks, tokens, x_at, d_at, acc, place, w, ahead):
-        """Add the products of `num_blocks` blocks of a panel with a tile of tokens to a tile of acc.
+    def multiply_runs(columns, panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
+        """Add the products of a panel with all tiles of tokens to acc: blocks of one run, without scales.
 
-        x_at, d_at : of tokens, where the tile's q and d begin
-        w, ahead : what to prefetch meanwhile; returns what is left of it
+        columns : how many tokens of each tile are there, FEW or TOKENS
+        block, num_all : of the row's blocks the one at which the panel begins, and how many there are
+        w, ahead : what to prefetch meanwhile
         """
-        sums, half, b = local_array(np.int32, sums_size), 0, 0
+        sums = local_array(np.int32, sums_size)
         last = HALVES * num_blocks - 1
-        result = load_results(TOKENS, acc, place)
-        multiply_tiles(width, steps, planes, panel.q, 0, plane, tokens.q, x_at, sums, 0)
-        for i in range(last + 1):
+        for tile in range(num_tiles):
+            x_at, d_at = TOKENS * (block * qk * num_tiles + tile * STRETCH), TOKENS * (tile * num_all + block)
+            half, b, place = 0, 0, TILE_ROWS * TOKENS * tile
+            result = load_results(columns, acc, place)
+            multiply_tiles(1, width, steps, radix, panel.q, 0, plane, tokens.q, x_at, sums, 0)
+            for i in range(last + 1):
+                ahead = ask(w, ahead)
+                if i < last:  # the tile registers go ahead by a block: their sums take a while to arrive
+                    next_half, after = (half, b + 1) if b + 1 < num_blocks else (half + 1, 0)
+                    q, k = TILE_ROWS * qk * after + 4 * LANES * next_half, x_at + TOKENS * qk * after
+                    multiply_tiles(1, width, steps, radix, panel.q, q, plane, tokens.q, k, sums, SUMS * ((i + 1) & 1))
+                row = TILE_ROWS * b + LANES * half
+                result = add_products(
+                    has_minimum, factor, sums, SUMS * (i & 1), panel.d, panel.dmin, row,
+                    tokens.d, d_at + TOKENS * b, tokens.sums, result,
+                )  # fmt: skip
+                b += 1
+                if b == num_blocks:
+                    store_results(acc, place + LANES * half, result)
+                    half, b = half + 1, 0
+                    if half < HALVES:
+                        result = load_results(columns, acc, place + LANES * half)
+
+    @inlined
+    def multiply_scaled_tile(panel, tile, block, num_all, tokens, num_tiles, sums, min_sums):
+        """Begin the products of a panel with a tile of tokens."""
+        x_at, first = TOKENS * (block * qk * num_tiles + STRETCH * tile), of_tile * (tile & 1)
+        multiply_tiles(HALVES, width, steps, radix, panel.q, 0, plane, tokens.q, x_at, sums, first)
+        if has_minimum:
+            sums_at = TOKENS * runs * (tile * num_all + block)
+            multiply_sum_tiles(HALVES, panel.factors, 0, tokens.sums, sums_at, min_sums, first)
+
+    @inlined
+    def multiply_scaled(columns, panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
+        """The same for blocks of several runs with scales: a panel has one block of each row."""
+        sums, min_sums = local_array(np.int32, sums_size), local_array(np.int32, min_sums_size)
+        multiply_scaled_tile(panel, 0, block, num_all, tokens, num_tiles, sums, min_sums)
+        for tile in range(num_tiles):
             ahead = ask(w, ahead)
-            if i < last:  # the tile registers go ahead by a block: their sums take a while to arrive
-                next_half, after = (half, b + 1) if b + 1 < num_blocks else (half + 1, 0)
-                q, k = TILE_ROWS * qk * after + 4 * LANES * next_half, x_at + TOKENS * qk * after
-                multiply_tiles(
-                    width, steps, planes, panel.q, q, plane, tokens.q, k, sums, planes * SUMS * ((i + 1) & 1)
-                )
-            row = TILE_ROWS * b + LANES * half
-            factors_at = 2 * (TILE_ROWS * runs * b + LANES * half)
-            result = add_products(
-                planes, runs, factor, sums, planes * SUMS * (i & 1), panel.d, panel.dmin, row,
-                panel.factors, factors_at, tokens.d, d_at + TOKENS * b, tokens.sums, result,
+            if tile + 1 < num_tiles:
+                multiply_scaled_tile(panel, tile + 1, block, num_all, tokens, num_tiles, sums, min_sums)
+            first = of_tile * (tile & 1)
+            add_scaled_products(
+                columns, radix, has_minimum, sums, first, min_sums, first * has_minimum, panel.d, panel.dmin,
+                tokens.d, TOKENS * (tile * num_all + block), acc, TILE_ROWS * TOKENS * tile,
             )  # fmt: skip
-            b += 1
-            if b == num_blocks:
-                store_results(acc, place + LANES * half, result)
-                half, b = half + 1, 0
-                if half < HALVES:
-                    result = load_results(TOKENS, acc, place + LANES * half)
-        return ahead
+
+    multiply_panel = multiply_scaled if radix else multiply_runs
 
     @inlined
     def write_rows(y, begin, end, row, last, top, acc):
@@ -179,7 +227,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         num_tokens, n_out = y.shape
         num_blocks, n_in = x.d.shape[1], x.q.shape[1]
         row_bytes = num_blocks * type_size
-        if few_by_rows and FEWEST_BY_ROWS <= num_tokens < FEWEST_TOKENS and n_out >= TILE_ROWS:
+        if few_by_rows and FEWEST_TOKENS <= num_tokens < TOKENS and n_out >= TILE_ROWS:
             multiply_rows(w, row_bytes, x, y, first, last)
             return
         if num_tokens < FEWEST_TOKENS or n_out < TILE_ROWS:
@@ -197,9 +245,12 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         tokens = Tokens(
             np.empty(room * ((n_in + STRETCH - 1) // STRETCH * STRETCH), np.int8),
             np.empty(room * num_blocks, np.float32),
-            np.empty(room * num_blocks * runs, np.int32),
+            np.empty((room * num_blocks * runs + 1) * has_minimum, np.int32),
         )
-        configure_tiles(width)
+        if num_tokens <= FEW:
+            configure_tiles(width, FEW)
+        else:
+            configure_tiles(width, TOKENS)
         for begin in range(0, num_tokens, BATCH):
             end = min(begin + BATCH, num_tokens)
             num_tiles = (end - begin + TOKENS - 1) // TOKENS
@@ -210,16 +261,17 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                     acc[i] = 0
                 for block in range(0, num_blocks, blocks_in_panel):
                     n = min(blocks_in_panel, num_blocks - block)
-                    unpack_planes(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel)
                     place, size = (
                         (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
                         TILE_ROWS * type_size * n,
                     )
-                    ahead = Ahead(place, place + size, size // (64 * num_tiles * n * HALVES) + 1)
-                    for tile in range(num_tiles):
-                        x_at = TOKENS * (block * qk * num_tiles + tile * STRETCH)
-                        d_at, place = TOKENS * (tile * num_blocks + block), TILE_ROWS * TOKENS * tile
-                        ahead = multiply_tile(panel, n, tokens, x_at, d_at, acc, place, w, ahead)
+                    ahead = Ahead(place, place + size, size // (64 * n * (PARTS * groups + num_tiles * asks)) + 1)
+                    start = top * row_bytes + block * type_size
+                    ahead = unpack_planes(fmt, w, start, row_bytes, n, panel, ahead)
+                    if few_by_tiles and num_tokens <= FEW:
+                        multiply_panel(FEW, panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)
+                    else:
+                        multiply_panel(TOKENS, panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)
                 write_rows(y, begin, end, row, last, top, acc)
         release_tiles()
 

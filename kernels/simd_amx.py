@@ -19,18 +19,21 @@ from numba.extending import intrinsic as _intrinsic
 
 from .simd_instructions import multiply_pairs
 from .simd_tiles import TILE_ROWS, Reader, split
-from .simd_types import I32, Vector, call, constant, join, shuffle
+from .simd_types import I32, Vector, call, constant, join
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 
 TOKENS = 16  # rows of a tile
 LANES = 16  # rows of the matrix whose sums are in one tile
 SUMS = TOKENS * LANES  # int32 in a tile
-RADIX_BITS = 7  # a factor of more than 8 bits is lower + (higher << 7), of two int8
+
+RUNS = 8  # of 32 elements, in a block with minimums
+SMALL, BYTES = 3, 8  # radix: how many bits of a product of quant and scale its lower part has (`scaled_planes`)
 
 _I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 _POINTER = _I8.as_pointer()
-_C, _A, _B = (0, 1), (2, 3), (4, 5)  # registers: sums of each plane; activations and quants, in turn
+_C, _A, _B = (0, 1, 2, 3), 4, 5  # registers: sums, activations, quants
+_A_SUMS, _B_FACTORS = 6, 7  # the same for minimums: a pair of int16 of each run of a block
 
 
 def emit_tile_instruction(builder: ir.IRBuilder, name: str, *args: ir.Value) -> None:
@@ -62,17 +65,17 @@ def emit_configuration(builder: ir.IRBuilder, sizes: dict[int, tuple[int, int]])
 
 
 @intrinsic(prefer_literal=True)
-def configure_tiles(typingctx, width):
-    """Set the sizes of all tile registers: for TOKENS tokens, and `width` elements of each at a time."""
-    bytes_in_row = width.literal_value
-    sizes = dict.fromkeys(_C, (TOKENS, 64)) | dict.fromkeys(_A, (TOKENS, bytes_in_row))
-    sizes |= dict.fromkeys(_B, (bytes_in_row // 4, 64))
+def configure_tiles(typingctx, width, tokens):
+    """Set the sizes of all tile registers: for at most TOKENS tokens, and `width` elements of each at a time."""
+    bytes_in_row, num_tokens = width.literal_value, tokens.literal_value
+    sizes = dict.fromkeys(_C, (num_tokens, 64)) | {_A: (num_tokens, bytes_in_row), _B: (bytes_in_row // 4, 64)}
+    sizes |= {_A_SUMS: (num_tokens, 4 * RUNS), _B_FACTORS: (RUNS, 64)}
 
     def codegen(context, builder, sig, args):
         emit_configuration(builder, sizes)
         return context.get_dummy_value()
 
-    return types.void(width), codegen
+    return types.void(width, tokens), codegen
 
 
 @intrinsic
@@ -92,7 +95,7 @@ def load_factors(typingctx, x):
 
     def codegen(context, builder, sig, args):
         place = Reader(context, builder, sig.args[0], args[0]).place(ir.VectorType(_I8, 1024), ir.Constant(_I64, 0))
-        for number in (_A[0], _B[0]):
+        for number in (_A, _B):
             emit_tile_instruction(builder, "llvm.x86.tileloadd64", register(number), place, ir.Constant(_I64, 64))
         return context.get_dummy_value()
 
@@ -105,7 +108,7 @@ def repeat_products(typingctx, times):
 
     def codegen(context, builder, sig, args):
         for i in range(times.literal_value):
-            emit_tile_instruction(builder, "llvm.x86.tdpbssd", register(_C[i % 2]), register(_A[0]), register(_B[0]))
+            emit_tile_instruction(builder, "llvm.x86.tdpbssd", register(_C[i % 2]), register(_A), register(_B))
         return context.get_dummy_value()
 
     return types.void(times), codegen
@@ -117,7 +120,7 @@ def store_sums(typingctx, sums):
 
     def codegen(context, builder, sig, args):
         reader = Reader(context, builder, sig.args[0], args[0])
-        for i, number in enumerate(_C):
+        for i, number in enumerate(_C[:2]):
             place = reader.place(ir.VectorType(I32, SUMS), ir.Constant(_I64, SUMS * i))
             emit_tile_instruction(
                 builder, "llvm.x86.tilestored64", register(number), place, ir.Constant(_I64, 4 * LANES)
@@ -128,88 +131,168 @@ def store_sums(typingctx, sums):
 
 
 @intrinsic(prefer_literal=True)
-def multiply_tiles(typingctx, width, steps, planes, q, at, plane, x, start, sums, first):
-    """Products of the tokens of a tile with 16 rows of a panel over `steps` times `width` elements (tdpbssd).
+def multiply_tiles(typingctx, halves, width, steps, radix, q, at, plane, x, start, sums, first):
+    """Products of the tokens of a tile with rows of a panel over `steps` times `width` elements (tdpbssd, tdpbsud).
 
+    halves : 1 for 16 rows; 2 for as many again beside them, since a product waits long for the one that it adds to
+    radix : 0 if the panel's quants are one plane of int8, else see `scaled_planes`
     q : the panel's quants; those of the first step and 16 rows begin at byte `at`, of the next plane `plane` further on
     x : int8 activations (steps, TOKENS, width) from element `start`
-    sums : int32; from element `first` on (planes, TOKENS, LANES), flat: the result
+    sums : int32; from element `first` on (halves, planes, TOKENS, LANES), flat: the result
     """
-    num_bytes, num_steps, num_planes = width.literal_value, steps.literal_value, planes.literal_value
+    num_bytes, num_steps = width.literal_value, steps.literal_value
+    signs = _signs(radix.literal_value) * halves.literal_value
+    num_planes = len(signs) // halves.literal_value
     row_bytes = 4 * TILE_ROWS  # between the rows of a tile of quants
 
     def codegen(context, builder, sig, args):
-        quants, activations, results = (Reader(context, builder, sig.args[i], args[i]) for i in (3, 6, 8))
-        for p in range(num_planes):
-            emit_tile_instruction(builder, "llvm.x86.tilezero", register(_C[p]))
+        quants, activations, results = (Reader(context, builder, sig.args[i], args[i]) for i in (4, 7, 9))
+        for c in range(len(signs)):
+            emit_tile_instruction(builder, "llvm.x86.tilezero", register(_C[c]))
         for step in range(num_steps):
-            first = builder.add(args[7], ir.Constant(_I64, TOKENS * num_bytes * step))
+            first = builder.add(args[8], ir.Constant(_I64, TOKENS * num_bytes * step))
             place = activations.place(ir.VectorType(_I8, TOKENS * num_bytes), first)
-            a = register(_A[step % 2])
+            a = register(_A)
             emit_tile_instruction(builder, "llvm.x86.tileloadd64", a, place, ir.Constant(_I64, num_bytes))
-            for p in range(num_planes):
-                b = register(_B[(step * num_planes + p) % 2])
-                offset = builder.add(args[4], ir.Constant(_I64, row_bytes * num_bytes // 4 * step))
-                offset = builder.add(offset, builder.mul(args[5], ir.Constant(_I64, p)))
+            for c, sign in enumerate(signs):
+                half, p = divmod(c, num_planes)
+                b = register(_B)
+                offset = ir.Constant(_I64, row_bytes * num_bytes // 4 * step + 4 * LANES * half)
+                offset = builder.add(builder.add(args[5], offset), builder.mul(args[6], ir.Constant(_I64, p)))
                 memory = ir.VectorType(_I8, row_bytes * (num_bytes // 4 - 1) + 64)
                 emit_tile_instruction(
                     builder, "llvm.x86.tileloadd64", b, quants.place(memory, offset), ir.Constant(_I64, row_bytes)
                 )
-                emit_tile_instruction(builder, "llvm.x86.tdpbssd", register(_C[p]), a, b)
-        for p in range(num_planes):
-            tile = results.place(ir.VectorType(I32, SUMS), builder.add(args[9], ir.Constant(_I64, SUMS * p)))
-            emit_tile_instruction(builder, "llvm.x86.tilestored64", register(_C[p]), tile, ir.Constant(_I64, 4 * LANES))
+                emit_tile_instruction(builder, f"llvm.x86.tdpbs{sign}d", register(_C[c]), a, b)
+        for c in range(len(signs)):
+            tile = results.place(ir.VectorType(I32, SUMS), builder.add(args[10], ir.Constant(_I64, SUMS * c)))
+            emit_tile_instruction(builder, "llvm.x86.tilestored64", register(_C[c]), tile, ir.Constant(_I64, 4 * LANES))
         return context.get_dummy_value()
 
     index = types.intp
-    return types.void(width, steps, planes, q, index, index, x, index, sums, index), codegen
+    return types.void(halves, width, steps, radix, q, index, index, x, index, sums, index), codegen
 
 
 @intrinsic(prefer_literal=True)
-def add_products(
-    typingctx, planes, runs, factor, sums, first, d, dmin, at, factors, factors_at, dx, dx_at, x_sums, result
-):
-    """What a block adds to the results of some tokens: ``fma(dx, fma(d, S, -(dmin * M)), result)``.
+def multiply_sum_tiles(typingctx, halves, factors, at, x_sums, start, sums, first):
+    """Sums of the activations of a tile's tokens times factors of rows of a panel, over the runs of a block.
 
-    Or ``fma(dx, d * S, result)`` without runs. `result` is a vector of LANES float32 for each token of a tile.
+    A factor is a byte followed by a zero, and meets both bytes of an int16 in turn: M = lower + (higher << BYTES).
 
-    runs : of 32 elements in a block, whose sums M is made of; 0 if there are no minimums
-    factor : the same for all sums of x; -1: they are in `factors`
-    sums, first : what `multiply_tiles` made, and where
-    d, dmin : float32 of the panel's rows, from element `at`
-    factors : int16, two for each row, from element `factors_at`, those of the next run 2 * TILE_ROWS further on
-    dx : float32; the scales of all TOKENS of the tile lie side by side from element `dx_at`
-    x_sums : int32, each of two int16; those of their first run lie side by side from element runs * dx_at
+    factors : int16, from element `at` on two below 256 of each row, those of the next run 2 * TILE_ROWS further on
+    x_sums : int32, each of two int16, (TOKENS, RUNS) from element `start`; one more has to lie behind them
+    sums : int32; from element `first` on (halves, 2, TOKENS, LANES), flat: the result
     """
-    num_planes, num_runs = planes.literal_value, runs.literal_value
+
+    def codegen(context, builder, sig, args):
+        rows, tokens, results = (Reader(context, builder, sig.args[i], args[i]) for i in (1, 3, 5))
+        a, b, next_byte = register(_A_SUMS), register(_B_FACTORS), ir.Constant(_I64, 1)
+        place = tokens.place(ir.VectorType(_I8, 4 * TOKENS * RUNS + 1), args[4])
+        strides = ir.Constant(_I64, 4 * RUNS), ir.Constant(_I64, 4 * TILE_ROWS)
+        for higher, kind in enumerate("us"):
+            place = builder.gep(place, [next_byte]) if higher else builder.bitcast(place, _POINTER)
+            emit_tile_instruction(builder, "llvm.x86.tileloadd64", a, place, strides[0])
+            for half in range(halves.literal_value):
+                memory = ir.VectorType(_I8, 4 * TILE_ROWS * (RUNS - 1) + 64)
+                of_half = rows.place(memory, builder.add(args[2], ir.Constant(_I64, 2 * LANES * half)))
+                emit_tile_instruction(builder, "llvm.x86.tileloadd64", b, of_half, strides[1])
+                c = register(_C[2 * half + higher])
+                emit_tile_instruction(builder, "llvm.x86.tilezero", c)
+                emit_tile_instruction(builder, f"llvm.x86.tdpb{kind}ud", c, a, b)
+        for c in range(2 * halves.literal_value):
+            tile = results.place(ir.VectorType(I32, SUMS), builder.add(args[6], ir.Constant(_I64, SUMS * c)))
+            emit_tile_instruction(builder, "llvm.x86.tilestored64", register(_C[c]), tile, ir.Constant(_I64, 4 * LANES))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(halves, factors, index, x_sums, index, sums, index), codegen
+
+
+def _signs(radix: int) -> str:
+    """Of each plane of quants: s, signed, or u, unsigned."""
+    return {0: "s", SMALL: "uu", BYTES: "us"}[radix]
+
+
+@intrinsic(prefer_literal=True)
+def add_scaled_products(
+    typingctx, columns, radix, has_minimum, sums, first, min_sums, min_first, d, dmin, dx, dx_at, acc, place
+):
+    """What a block with scales adds: ``acc = fma(dx, fma(d, S, -(dmin * M)), acc)``, or ``fma(dx, d * S, acc)``.
+
+    columns : tokens of the tile that are there
+    sums, first : what `multiply_tiles` made for all rows of a panel, and where; `min_sums` of `multiply_sum_tiles`
+    d, dmin : float32 of the panel's rows
+    dx : float32; the scales of all TOKENS of the tile lie side by side from element `dx_at`
+    acc : float32; from element `place` on those of all rows, TILE_ROWS for each token
+    """
+    radix_bits, with_minimum = radix.literal_value, has_minimum.literal_value
+    floats, words, fma = Vector("f32", LANES).llvm, ir.VectorType(I32, LANES), "llvm.fma.v16f32"
+
+    def codegen(context, builder, sig, args):
+        tiles, min_tiles, scales, minimums, token_scales, results = (
+            Reader(context, builder, sig.args[i], args[i]) for i in (3, 5, 7, 8, 9, 11)
+        )
+
+        def total(reader: Reader, start: ir.Value, half: int, token: int, bits: int) -> ir.Value:
+            """Of both planes of a tile, as float."""
+            at = builder.add(start, ir.Constant(_I64, 2 * SUMS * half + LANES * token))
+            higher = reader.load(words, builder.add(at, ir.Constant(_I64, SUMS)))
+            both = builder.add(reader.load(words, at), builder.shl(higher, constant(words, bits)))
+            return builder.sitofp(both, floats)
+
+        halves = range(TILE_ROWS // LANES)
+        of_rows = [scales.load(floats, ir.Constant(_I64, LANES * half)) for half in halves]
+        of_minimums = [minimums.load(floats, ir.Constant(_I64, LANES * half)) for half in halves if with_minimum]
+        for token in range(columns.literal_value):
+            of_token = token_scales.broadcast(floats, builder.add(args[10], ir.Constant(_I64, token)))
+            for half in halves:
+                s = total(tiles, args[4], half, token, radix_bits)
+                if with_minimum:
+                    m = total(min_tiles, args[6], half, token, BYTES)
+                    low = builder.fneg(builder.fmul(of_minimums[half], m))
+                    s = call(builder, fma, floats, [of_rows[half], s, low])
+                else:
+                    s = builder.fmul(of_rows[half], s)
+                at = builder.add(args[12], ir.Constant(_I64, TILE_ROWS * token + LANES * half))
+                result = call(builder, fma, floats, [of_token, s, results.load(floats, at)])
+                pointer = results.place(floats, at)
+                builder.store(result, builder.bitcast(pointer, floats.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    index = types.intp
+    given = (columns, radix, has_minimum, sums, index, min_sums, index, d, dmin, dx, index, acc, index)
+    return types.void(*given), codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_products(typingctx, has_minimum, factor, sums, first, d, dmin, at, dx, dx_at, x_sums, result):
+    """What a run without scales adds to the results of some tokens: ``fma(dx, fma(d, S, -(dmin * M)), result)``.
+
+    Or ``fma(dx, d * S, result)`` without minimums. `result` is a vector of LANES float32 for each token of a tile.
+
+    factor : of all sums of x
+    sums, first : what `multiply_tiles` made for 16 rows, and where
+    d, dmin : float32 of the panel's rows, from element `at`
+    dx : float32; the scales of all TOKENS of the tile lie side by side from element `dx_at`
+    x_sums : int32, each of two int16; those of the run lie side by side from element dx_at
+    """
+    with_minimum = has_minimum.literal_value
     floats, words, halves = Vector("f32", LANES), ir.VectorType(I32, LANES), ir.VectorType(_I16, 2 * LANES)
 
     def codegen(context, builder, sig, args):
-        tiles, scales, minimums, row_factors, token_scales, token_sums = (
-            Reader(context, builder, sig.args[i], args[i]) for i in (3, 5, 6, 8, 10, 12)
+        tiles, scales, minimums, token_scales, token_sums = (
+            Reader(context, builder, sig.args[i], args[i]) for i in (2, 4, 5, 7, 9)
         )
-        scale = scales.load(floats.llvm, args[7])
-        minimum = minimums.load(floats.llvm, args[7]) if num_runs else None
-        of_runs = [
-            constant(halves, factor.literal_value)
-            if factor.literal_value >= 0
-            else row_factors.load(halves, builder.add(args[9], ir.Constant(_I64, 2 * TILE_ROWS * run)))
-            for run in range(num_runs)
-        ]
-        sums_at = builder.mul(args[11], ir.Constant(_I64, num_runs))
+        scale = scales.load(floats.llvm, args[6])
+        minimum = minimums.load(floats.llvm, args[6]) if with_minimum else None
         parts = []
-        for c, part in enumerate(split(builder, args[13], LANES)):
-            s = tiles.load(words, builder.add(args[4], ir.Constant(_I64, LANES * c)))
-            if num_planes == 2:
-                higher = tiles.load(words, builder.add(args[4], ir.Constant(_I64, SUMS + LANES * c)))
-                s = builder.add(s, builder.shl(higher, constant(words, RADIX_BITS)))
-            s = builder.sitofp(s, floats.llvm)
-            dx = token_scales.broadcast(floats.llvm, builder.add(args[11], ir.Constant(_I64, c)))
-            if num_runs:
-                m = constant(words, 0)
-                for run, pairs in enumerate(of_runs):
-                    place = builder.add(sums_at, ir.Constant(_I64, TOKENS * run + c))
-                    m = builder.add(m, multiply_pairs(builder, token_sums.broadcast(halves, place), pairs))
+        for c, part in enumerate(split(builder, args[10], LANES)):
+            s = tiles.load(words, builder.add(args[3], ir.Constant(_I64, LANES * c)))
+            s, of_token = builder.sitofp(s, floats.llvm), builder.add(args[8], ir.Constant(_I64, c))
+            dx = token_scales.broadcast(floats.llvm, of_token)
+            if with_minimum:
+                factors = constant(halves, factor.literal_value)
+                m = multiply_pairs(builder, token_sums.broadcast(halves, of_token), factors)
                 low = builder.fneg(builder.fmul(minimum, builder.sitofp(m, floats.llvm)))
                 s = call(builder, "llvm.fma.v16f32", floats.llvm, [scale, s, low])
             else:
@@ -218,8 +301,7 @@ def add_products(
         return join(builder, parts)
 
     index = types.intp
-    given = (planes, runs, factor, sums, index, d, dmin, index, factors, index, dx, index, x_sums, result)
-    return result(*given), codegen
+    return result(has_minimum, factor, sums, index, d, dmin, index, dx, index, x_sums, result), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -265,46 +347,69 @@ def without_offset(typingctx, offset, q):
 
 
 @intrinsic(prefer_literal=True)
-def scaled_planes(typingctx, offset, scales, q, factors, at):
-    """scale * (q - offset) of runs of eight rows, each product as lower + (higher << 7): two vectors of int8.
+def scaled_planes(typingctx, radix, offset, scales, q, factors, at):
+    """scale * (q - offset) of runs of eight rows, each product as lower + (higher << radix): two vectors of bytes.
+
+    With radix BYTES the lower is unsigned and the higher signed. With SMALL both are unsigned: of scales below 64 each
+    half of the bits is multiplied with q below 32, so that every product is a byte, and two fit into a multiplication.
 
     scales : in a run, 1 or 2
     factors : int16, from element `at` on for each scale of the runs all rows of the panel, each row's scale twice
     """
     kind = Vector("i8", q.lanes)
-    per_run, bias = scales.literal_value, offset.literal_value
-    wide, bytes_64 = ir.VectorType(_I16, 32), ir.VectorType(_I8, 64)
+    per_run, multiply = scales.literal_value, _PRODUCTS[radix.literal_value]
 
     def codegen(context, builder, sig, args):
-        reader = Reader(context, builder, sig.args[3], args[3])
+        reader = Reader(context, builder, sig.args[4], args[4])
 
-        def factor(number: int, rows: tuple[int, ...]) -> ir.Value:
-            """A scale of four rows, for four elements of each, twice."""
-            place = builder.add(args[4], ir.Constant(_I64, 2 * TILE_ROWS * number))
+        def factor(number: int) -> ir.Value:
+            """A scale of eight rows, for four elements of each, twice."""
+            place = builder.add(args[5], ir.Constant(_I64, 2 * TILE_ROWS * number))
             pairs = reader.load(ir.VectorType(_I16, 16), place)
-            return shuffle(builder, pairs, pairs, [2 * row for row in rows for _ in range(4)] * 2)
+            return join(builder, [pairs, pairs])
 
-        lower, higher = [], []
-        for i, piece in enumerate(split(builder, args[2], 64)):  # two steps of 4 elements of 8 rows
-            number = i // 4 * per_run + (i % 4 * per_run // 4)
-            halves = []
-            for rows, first in (((0, 1, 4, 5), 0), ((2, 3, 6, 7), 8)):
-                products = builder.sub(_widen(builder, piece, first, q.is_signed), constant(wide, bias))
-                halves.append(builder.mul(products, factor(number, rows)))
-            low = [builder.and_(half, constant(wide, (1 << RADIX_BITS) - 1)) for half in halves]
-            high = [builder.ashr(half, constant(wide, RADIX_BITS)) for half in halves]
-            lower.append(call(builder, "llvm.x86.avx512.packsswb.512", bytes_64, low))
-            higher.append(call(builder, "llvm.x86.avx512.packsswb.512", bytes_64, high))
-        return context.make_tuple(builder, sig.return_type, [join(builder, lower), join(builder, higher)])
+        planes = []
+        for i, piece in enumerate(split(builder, args[3], 64)):  # two steps of 4 elements of 8 rows
+            scale = factor(i // 4 * per_run + (i % 4 * per_run // 4))
+            planes.append(multiply(builder, piece, q.is_signed, offset.literal_value, scale))
+        vectors = [join(builder, list(plane)) for plane in zip(*planes, strict=True)]
+        return context.make_tuple(builder, sig.return_type, vectors)
 
-    return types.UniTuple(kind, 2)(offset, scales, q, factors, types.intp), codegen
+    return types.UniTuple(kind, 2)(radix, offset, scales, q, factors, types.intp), codegen
 
 
-def _widen(builder: ir.IRBuilder, piece: ir.Value, first: int, is_signed: bool) -> ir.Value:
-    """Bytes `first` to `first` + 7 of each 16 as int16 (vpunpcklbw, vpunpckhbw)."""
-    zero, lanes = constant(piece.type, 0), []
-    for start in range(first, 64, 16):
-        for byte in range(start, start + 8):
-            lanes += [64, byte] if is_signed else [byte, 64]
-    words = builder.bitcast(shuffle(builder, piece, zero, lanes), ir.VectorType(_I16, 32))
-    return builder.ashr(words, constant(words.type, 8)) if is_signed else words
+_WORDS, _BYTES = ir.VectorType(_I16, 32), ir.VectorType(_I8, 64)
+_Planes = tuple[ir.Value, ir.Value]
+
+
+def _small_products(builder: ir.IRBuilder, q: ir.Value, signed: bool, offset: int, scale: ir.Value) -> _Planes:
+    """q times the lower and the upper bits of scale: bytes that do not reach into their neighbours (vpmullw)."""
+    assert not signed
+    assert not offset
+    pairs = builder.bitcast(q, _WORDS)
+    halves = builder.and_(scale, constant(_WORDS, (1 << SMALL) - 1)), builder.lshr(scale, constant(_WORDS, SMALL))
+    lower, higher = (builder.bitcast(builder.mul(pairs, half), _BYTES) for half in halves)
+    return lower, higher
+
+
+def _byte_products(builder: ir.IRBuilder, q: ir.Value, signed: bool, offset: int, scale: ir.Value) -> _Planes:
+    """The lower and the upper bytes of scale * (q - offset), which is an int16 (vpmaddubsw or vpmullw)."""
+    eight, low_bytes = constant(_WORDS, 8), constant(_WORDS, 0xFF)
+    if signed:
+        words = builder.bitcast(q, _WORDS)
+        even, odd = builder.ashr(builder.shl(words, eight), eight), builder.ashr(words, eight)
+        even, odd = builder.mul(even, scale), builder.mul(odd, scale)
+    else:
+        even, odd = (
+            call(builder, "llvm.x86.avx512.pmaddubs.w.512", _WORDS, [q, builder.bitcast(pair, _BYTES)])
+            for pair in (builder.and_(scale, low_bytes), builder.shl(scale, eight))
+        )
+    if offset:
+        subtracted = builder.mul(scale, constant(_WORDS, offset))
+        even, odd = builder.sub(even, subtracted), builder.sub(odd, subtracted)
+    lower = builder.or_(builder.and_(even, low_bytes), builder.shl(odd, eight))
+    higher = builder.or_(builder.lshr(even, eight), builder.and_(odd, constant(_WORDS, 0xFF00)))
+    return builder.bitcast(lower, _BYTES), builder.bitcast(higher, _BYTES)
+
+
+_PRODUCTS = {SMALL: _small_products, BYTES: _byte_products}
