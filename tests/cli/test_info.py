@@ -117,7 +117,7 @@ def test_files_with_a_vocabulary_only(cli: Cli, name: str) -> None:
     assert facts["chat_template"]["present"] == (name == "qwen2")
 
 
-@pytest.mark.parametrize("name", ["bert", "deepseek2", "gpt-oss", "mixtral", "qwen3moe"])
+@pytest.mark.parametrize("name", ["deepseek2", "gpt-oss", "mixtral", "qwen3moe"])
 def test_architectures_that_cannot_be_run(cli: Cli, name: str) -> None:
     path = shared_path("archs", f"{name}-f32.gguf")
     facts = info(cli, path)
