@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
@@ -13,9 +14,10 @@ import numpy as np
 
 from densecore.checks import flag, integer
 from densecore.engine.embedding import Embedding, Text
-from densecore.exceptions import InvalidConfigError
+from densecore.exceptions import InvalidConfigError, QueueFullError
 from densecore.loaded_model import LoadedModel, checked_text
 from densecore.models import POOLING_KINDS, RANK
+from densecore.pending import POLL_SECONDS
 
 __all__ = ["EmbeddingModel", "PoolingWarning", "RerankResult", "unit_length"]
 
@@ -253,7 +255,7 @@ class EmbeddingModel(LoadedModel):
     def _run(self, texts: SequenceOf[Text], kind: str, progress: Progress | None) -> list[np.ndarray]:
         vectors: list[np.ndarray] = []
         for group in self._groups(texts):
-            futures = self._any_engine.embed(group, kind)
+            futures = self._submit(group, kind)
             try:
                 for future in futures:
                     vectors.append(future.result())
@@ -262,6 +264,14 @@ class EmbeddingModel(LoadedModel):
             finally:
                 _cancel(futures)
         return vectors
+
+    def _submit(self, group: SequenceOf[Text], kind: str) -> list[Embedding]:
+        """Submit; while others fill the queue, wait."""
+        while True:
+            try:
+                return self._any_engine.embed(group, kind)
+            except QueueFullError:
+                time.sleep(POLL_SECONDS)
 
     async def _run_async(self, texts: SequenceOf[Text], kind: str, timeout: float | None) -> list[np.ndarray]:
         vectors: list[np.ndarray] = []

@@ -27,7 +27,7 @@ ALLOWED = {
     "async_stream": {"engine", "results"},
     "scoring": {"engine", "sampling"},
     "loaded_model": {"scoring", "engine", "models", "tokenizer", "gguf"},
-    "embedding_model": {"loaded_model", "engine", "models"},
+    "embedding_model": {"loaded_model", "pending", "engine", "models"},
     "llm": {"embedding_model", "loaded_model", "async_stream", "pending", "results", "engine", "hub"},
     "server": {"server", "llm"},
     "perplexity": {"llm"},
