@@ -118,20 +118,21 @@ def geglu(gate, up, out, first, last):
 
 
 def multiply_ref(x: np.ndarray, y: np.ndarray) -> None:
-    """x (num_tokens, n) *= y, of the same shape."""
+    """x (num_tokens, n) *= y, of the same shape or (1, n)."""
     x *= y
 
 
 @row_operation(twin=multiply_ref)
 def multiply(x, y, first, last):
-    """x (num_tokens, n) *= y (num_tokens, n): the gate of an activation that has no kernel with one."""
+    """x (num_tokens, n) *= y (num_tokens, n), a gate; or y (1, n), a factor of each element."""
     n = x.shape[1]
     whole = n // 8 * 8
     for row in range(first, last):
-        for k in range(row * n, row * n + whole, 8):
-            store_f32x8(x, k, load_f32x8(x, k) * load_f32x8(y, k))
-        for k in range(row * n + whole, (row + 1) * n):
-            store_f32(x, k, load_f32(x, k) * load_f32(y, k))
+        source = row * n if y.shape[0] == x.shape[0] else 0
+        for k in range(0, whole, 8):
+            store_f32x8(x, row * n + k, load_f32x8(x, row * n + k) * load_f32x8(y, source + k))
+        for k in range(whole, n):
+            store_f32(x, row * n + k, load_f32(x, row * n + k) * load_f32(y, source + k))
 
 
 def soft_cap_ref(x: np.ndarray, cap: float) -> None:
@@ -160,6 +161,20 @@ def scale_ref(x: np.ndarray, factor: float) -> None:
 def scale(x, factor, first, last):
     """x (rows, n) *= factor."""
     for row in range(first, last):
+        for k in range(x.shape[1]):
+            x[row, k] *= factor
+
+
+def scale_by_position_ref(x: np.ndarray, positions: np.ndarray, length: int, strength: float) -> None:
+    """x (num_tokens, n) *= 1 + strength log(1 + floor(position / length)) (Nakanishi 2025, in steps; Ministral 3)."""
+    x *= (1 + strength * np.log1p(positions // length))[:, None]
+
+
+@row_operation(twin=scale_by_position_ref)
+def scale_by_position(x, positions, length, strength, first, last):
+    """x (num_tokens, n) *= 1 + strength log(1 + floor(position / length)): sharper attention in long contexts."""
+    for row in range(first, last):
+        factor = np.float32(1 + strength * math.log(1 + positions[row] // length))
         for k in range(x.shape[1]):
             x[row, k] *= factor
 

@@ -18,6 +18,7 @@ import numpy as np
 from densecore.gguf import GGMLType, GGUFWriter
 
 __all__ = [
+    "ARCHITECTURES",
     "byte_alphabet",
     "gpt2_vocabulary",
     "llama_vocabulary",
@@ -40,6 +41,7 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "
                "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "IQ4_XS": 30, "BF16": 32}  # fmt: skip
 
 
+ARCHITECTURES = ("gemma2", "llama", "phi3", "qwen2", "qwen3")  # those that `make_model` knows
 FUSED = ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")  # in other architectures, not in phi3
 
 

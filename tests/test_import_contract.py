@@ -19,6 +19,7 @@ ALLOWED = {
     "models": {"models", "gguf", "kernels"},
     "tokenizer": {"tokenizer", "gguf", "hub"},
     "hub": {"hub"},
+    "convert": {"convert", "tokenizer", "gguf"},
     "data": set(),
     "precompile": {"precompile", "models", "sampling", "gguf", "kernels"},
     "engine": {"engine", "precompile", "models", "sampling", "tokenizer", "kernels"},
@@ -32,7 +33,20 @@ ALLOWED = {
     "server": {"server", "llm"},
     "perplexity": {"llm"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},
-    "cli": {"cli", "server", "llm", "perplexity", "benchmark", "models", "tokenizer", "gguf", "data", "hub", "kernels"},
+    "cli": {
+        "cli",
+        "server",
+        "llm",
+        "perplexity",
+        "benchmark",
+        "convert",
+        "models",
+        "tokenizer",
+        "gguf",
+        "data",
+        "hub",
+        "kernels",
+    },
 }
 OPEN_TO_ALL = {"exceptions", "config", "checks", "split_names", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.

@@ -24,6 +24,7 @@ VERBS = (
     "perplexity",
     "bench",
     "warmup",
+    "convert",
     "pull",
     "list",
     "rm",

@@ -10,7 +10,27 @@ from densecore.gguf import GGUFFile
 
 __all__ = ["ARCHITECTURES", "ENCODERS", "reasons_against", "tensor_types"]
 
-ARCHITECTURES = ("gemma2", "llama", "phi3", "qwen2", "qwen3")  # densecore.models.ARCHITECTURES
+# densecore.models.ARCHITECTURES
+ARCHITECTURES = (
+    "cohere2",
+    "command-r",
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gptneox",
+    "granite",
+    "llama",
+    "mistral3",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+)
 ENCODERS = ("bert", "jina-bert-v2", "nomic-bert")  # densecore.models.ENCODERS
 
 

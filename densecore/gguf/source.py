@@ -91,7 +91,7 @@ def guess_format(head: bytes) -> str | None:
     if len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
         return "a Python pickle, as PyTorch wrote its checkpoints"
     if head[8:9] == b"{":
-        return "a safetensors file (convert it to GGUF first)"
+        return "a safetensors file (densecore convert makes GGUF of its folder)"
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page: the download failed or needs a login"

@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,11 @@ class _Tensor:
     name: str
     shape: tuple[int, ...]  # (ne0, ne1, ...)
     type: GGMLType
-    data: np.ndarray  # C-contiguous
+    pieces: Callable[[], Iterable[np.ndarray]]  # its bytes in order, made when they are written
+
+    @property
+    def n_bytes(self) -> int:
+        return self.type.n_bytes(math.prod(self.shape))
 
 
 class GGUFWriter:
@@ -54,7 +58,8 @@ class GGUFWriter:
         writer.write()
 
     Tensors are kept by reference, so that a memory map of another model can be written without reading it
-    into memory. Arguments that GGUF cannot hold are an InvalidConfigError, at once.
+    into memory; `add_stream` takes what makes a tensor while it is written. Arguments that GGUF cannot
+    hold are an InvalidConfigError, at once.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT) -> None:
@@ -100,22 +105,46 @@ class GGUFWriter:
         type; or bytes (uint8), which need `type`, and `shape` as in the file, (ne0, ne1, ...). A uint8
         array of rows, shape (..., ne1, bytes of a row), tells its shape by itself.
         """
-        if name in self._tensors or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
-            allowed = f"1 to {MAX_NAME_BYTES} bytes, each name once"
-            raise InvalidConfigError(f"tensor name is {describe(name)}; allowed: {allowed}")
         array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.asarray(data)
         kind = _tensor_type(name, array, type)
         dims = tuple(shape) if shape is not None else _shape_of(array, kind)
-        if not 1 <= len(dims) <= MAX_DIMS or min(dims) < 1 or dims[0] % kind.block_size:
-            allowed = f"1 to {MAX_DIMS} dimensions above 0, the first a multiple of {kind.block_size}"
-            raise InvalidConfigError(f"tensor {name!r} has the shape {dims}; allowed: {allowed}")
+        self._check(name, kind, dims)
         if array.nbytes != kind.n_bytes(math.prod(dims)):
             allowed = f"{kind.n_bytes(math.prod(dims))} for {kind.name} of shape {dims}"
             raise InvalidConfigError(f"tensor {name!r} has {array.nbytes} bytes; allowed: {allowed}")
-        self._tensors[name] = _Tensor(name, dims, kind, np.ascontiguousarray(array))
+        contiguous = np.ascontiguousarray(array)
+        self._tensors[name] = _Tensor(name, dims, kind, lambda: [contiguous])
 
-    def write(self, n_parts: int = 1) -> list[Path]:
+    def add_stream(
+        self, name: str, type: GGMLType, shape: Sequence[int], pieces: Callable[[], Iterable[np.ndarray]]
+    ) -> None:
+        """Adds a tensor that is made while it is written, so that it need not fit into memory.
+
+        `shape` is as in the file, (ne0, ne1, ...). `pieces` is called by `write`, and returns contiguous arrays that
+        together are the tensor's bytes; what it raises ends the writing, and nothing is left behind.
+        """
+        dims = tuple(shape)
+        self._check(name, type, dims)
+        self._tensors[name] = _Tensor(name, dims, type, pieces)
+
+    def _check(self, name: str, kind: GGMLType, dims: tuple[int, ...]) -> None:
+        """InvalidConfigError if GGUF cannot hold such a tensor, or holds one of this name already."""
+        if name in self._tensors or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+            allowed = f"1 to {MAX_NAME_BYTES} bytes, each name once"
+            raise InvalidConfigError(f"tensor name is {describe(name)}; allowed: {allowed}")
+        if not 1 <= len(dims) <= MAX_DIMS or min(dims) < 1 or dims[0] % kind.block_size:
+            allowed = f"1 to {MAX_DIMS} dimensions above 0, the first a multiple of {kind.block_size}"
+            raise InvalidConfigError(f"tensor {name!r} has the shape {dims}; allowed: {allowed}")
+
+    @property
+    def n_data(self) -> int:
+        """Bytes of all tensors, with the padding between them."""
+        return sum(_padded(tensor.n_bytes, self.alignment) for tensor in self._tensors.values())
+
+    def write(self, n_parts: int = 1, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Writes `path`, or `n_parts` files beside it named as splits of it; returns what was written.
+
+        `progress` is called along the way, with the bytes of tensors that are written and those of all.
 
         Each file is written under a temporary name beside its target and flushed to the disk; when all are,
         they are renamed over their targets, the first part last. DenseCoreError if a file cannot be written.
@@ -128,10 +157,11 @@ class GGUFWriter:
         else:
             targets = split_paths(self.path, n_parts)
             parts = list(self._encode_parts(n_parts))
+        report = _Report(progress, sum(tensor.n_bytes for tensor in self._tensors.values()))
         temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets]
         try:
             for path, (head, tensors) in zip(temporary, parts, strict=True):
-                _write_part(path, head, tensors, self.alignment)
+                _write_part(path, head, tensors, self.alignment, report)
             for path, target in reversed(list(zip(temporary, targets, strict=True))):
                 os.replace(path, target)
         except OSError as error:
@@ -164,7 +194,7 @@ class GGUFWriter:
         for tensor in tensors:
             dims = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
             head += (encode_string(tensor.name), dims, struct.pack("<IQ", tensor.type, offset))
-            offset += _padded(tensor.data.nbytes, self.alignment)
+            offset += _padded(tensor.n_bytes, self.alignment)
         return b"".join(head), tensors
 
 
@@ -191,12 +221,29 @@ def _padded(n_bytes: int, alignment: int) -> int:
     return -(-n_bytes // alignment) * alignment
 
 
-def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int) -> None:
+class _Report:
+    """Adds up what was written, and tells."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int, report: _Report) -> None:
     with open(path, "xb") as file:
         file.write(head)
         file.write(bytes(-len(head) % alignment))
         for tensor in tensors:
-            file.write(tensor.data.reshape(-1).view(np.uint8).data)
-            file.write(bytes(-tensor.data.nbytes % alignment))
+            written = 0
+            for piece in tensor.pieces():
+                written += file.write(piece.reshape(-1).view(np.uint8).data)
+                report.add(piece.nbytes)
+            if written != tensor.n_bytes:
+                raise InvalidConfigError(f"tensor {tensor.name!r} has {written} bytes; allowed: {tensor.n_bytes}")
+            file.write(bytes(-tensor.n_bytes % alignment))
         file.flush()
         os.fsync(file.fileno())

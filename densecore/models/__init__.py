@@ -10,18 +10,31 @@ from densecore.models.base import Model, Outputs
 from densecore.models.batch import Batch, KVCache, slots
 from densecore.models.bert import Bert
 from densecore.models.classifier import Classifier
+from densecore.models.cohere2 import Cohere2
+from densecore.models.command_r import CommandR
 from densecore.models.config import ModelConfig
 from densecore.models.encoder import Encoder, EncoderBatch
+from densecore.models.falcon import Falcon
+from densecore.models.gemma import Gemma
 from densecore.models.gemma2 import Gemma2
+from densecore.models.gemma3 import Gemma3
+from densecore.models.gpt2 import GPT2
+from densecore.models.gptneox import GPTNeoX
+from densecore.models.granite import Granite
 from densecore.models.hooks import Hooks
 from densecore.models.jina_bert_v2 import JinaBertV2
 from densecore.models.llama import Llama
+from densecore.models.mistral3 import Mistral3
 from densecore.models.nomic_bert import NomicBert
+from densecore.models.olmo2 import Olmo2
 from densecore.models.phi3 import Phi3
 from densecore.models.pooling import KINDS as POOLING_KINDS
 from densecore.models.pooling import RANK, Pooling
 from densecore.models.qwen2 import Qwen2
 from densecore.models.qwen3 import Qwen3
+from densecore.models.smollm3 import SmolLM3
+from densecore.models.stablelm import StableLM
+from densecore.models.starcoder2 import StarCoder2
 
 __all__ = [
     "ARCHITECTURES",
@@ -48,11 +61,24 @@ __all__ = [
 ]
 
 ARCHITECTURES: dict[str, type[Model]] = {
+    "cohere2": Cohere2,
+    "command-r": CommandR,
+    "falcon": Falcon,
+    "gemma": Gemma,
     "gemma2": Gemma2,
+    "gemma3": Gemma3,
+    "gpt2": GPT2,
+    "gptneox": GPTNeoX,
+    "granite": Granite,
     "llama": Llama,
+    "mistral3": Mistral3,
+    "olmo2": Olmo2,
     "phi3": Phi3,
     "qwen2": Qwen2,
     "qwen3": Qwen3,
+    "smollm3": SmolLM3,
+    "stablelm": StableLM,
+    "starcoder2": StarCoder2,
 }
 
 

@@ -53,7 +53,9 @@ def load_adapter(path: str | os.PathLike[str], model: Model, max_bytes: int | No
                 f"{file.path}: the adapter takes {needed / 2**20:.1f} MiB, and {max_bytes / 2**20:.1f} MiB of memory "
                 "are available: unload others, or leave less to the KV cache (kv_cache_bytes)"
             )
-        pairs = {name: _load_pair(file, model.linears[name], alpha) for name in names}
+        pairs: dict[str, Pair] = {}
+        for name in names:
+            pairs |= _load_pairs(file, model, name, alpha)
     adapter = Adapter(file.path, alpha, pairs, digest_of(pairs))
     _try(adapter, model)
     return adapter
@@ -109,6 +111,16 @@ def _changed_matrices(file: GGUFFile, model: Model) -> list[str]:
     if not names:
         raise ModelLoadError(f"{file.path}: the adapter has no tensors: convert it again")
     return list(names)
+
+
+def _load_pairs(file: GGUFFile, model: Model, name: str, alpha: float) -> dict[str, Pair]:
+    """The pair of a matrix; of one in which several lie one below the other, a pair for each, with the same A."""
+    whole, first, pairs = _load_pair(file, model.linears[name], alpha), 0, {}
+    for part in model.fused.get(name, ()):
+        b = np.ascontiguousarray(whole.b[:, first : first + part.n_out])
+        pairs[part.name] = Pair(whole.a, b, whole.multiplier)
+        first += part.n_out
+    return pairs or {name: whole}
 
 
 def _load_pair(file: GGUFFile, weight: Linear, alpha: float) -> Pair:

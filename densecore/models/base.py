@@ -25,7 +25,7 @@ from densecore.models.hooks import Hooks
 from densecore.models.pooling import file_pooling
 from densecore.models.record import RecordedSteps
 from densecore.models.step import Step, Workspace
-from densecore.models.weights import WeightLoader
+from densecore.models.weights import LayerNorm, WeightLoader
 
 __all__ = ["Model", "Outputs"]
 
@@ -46,9 +46,10 @@ class Model(ABC):
     ----------
     config : dimensions.
     token_embd, output : embedding and output matrices (n_vocab, dim); the same data where the file has no ``output``.
-    output_norm : (dim,) weight of the final norm.
+    output_norm : the final norm, as `load_norm` made it.
     layers : one object of weights a layer, as `load_layer` made it.
     linears : all matrices by name: what adapters may change.
+    fused : by name, the parts of those in which several lie one below the other.
     classifier : the head of a reranker, or None.
     pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank"; None if it does not.
     adapters : the adapters that steps may use; set on the thread that computes, between steps.
@@ -66,19 +67,31 @@ class Model(ABC):
         self.output = replace(self.token_embd, name="output")
         if load.has("output.weight"):
             self.output = load.linear("output", config.n_vocab, config.dim, bias=False)
-        self.output_norm = load.vector("output_norm.weight", config.dim)
-        self.frequencies, self.magnitude = self._rope_frequencies(load)
+        self.output_norm = self.load_norm(load, "output_norm")
+        self.load_positions(load)
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
         self.classifier = Classifier.load(load, config.dim, is_encoder=False)
         load.refuse_unused()
         self.pooling = file_pooling(file.metadata)
-        self.linears = load.linears | {"output": self.output}
+        self.linears, self.fused = load.linears | {"output": self.output}, load.parts
         self.adapters = AdapterSet()
         self.path, self.mapped = file.path, file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
         self.workspace = Workspace()
         self._recorded: RecordedSteps[Outputs] = RecordedSteps()
+
+    def load_norm(self, load: WeightLoader, name: str) -> np.ndarray | LayerNorm:
+        """What `Step.norm` takes: the weight (dim,) of an RMSNorm, unless an architecture has another kind."""
+        return load.vector(f"{name}.weight", self.config.dim)
+
+    def load_positions(self, load: WeightLoader) -> None:
+        """What tells the layers positions: the frequencies of RoPE, and the factor on what it rotates."""
+        settings = self.config.rope
+        divisors = None
+        if load.has("rope_freqs.weight"):
+            divisors = load.vector("rope_freqs.weight", settings.rope_dim // 2)
+        self.frequencies, self.magnitude = rope.rope_frequencies(**vars(settings), divisors=divisors)
 
     @abstractmethod
     def load_layer(self, load: WeightLoader, prefix: str) -> Any:
@@ -113,7 +126,7 @@ class Model(ABC):
 
     def compute(self, step: Step) -> Outputs:
         """The model, from token ids to logits and hidden states."""
-        step.prepare_rope(self.frequencies, self.magnitude)
+        self.prepare(step)
         x = self.embed(step)  # (num_tokens, dim)
         step.hook_global("embed", x)
         for step.layer, weights in enumerate(self.layers):
@@ -122,6 +135,10 @@ class Model(ABC):
         logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
         return Outputs(logits, hidden)
+
+    def prepare(self, step: Step) -> None:
+        """What all layers of a step share: tables for RoPE."""
+        step.prepare_rope(self.frequencies, self.magnitude)
 
     def embed(self, step: Step) -> np.ndarray:
         """Where the residual stream begins: (num_tokens, dim)."""
@@ -147,10 +164,3 @@ class Model(ABC):
             for start in np.linspace(0, max(part.size - _PAGE, 0), _PAGES, dtype=np.int64):
                 digest.update(part[start : start + _PAGE].data)
         return digest.hexdigest()
-
-    def _rope_frequencies(self, load: WeightLoader) -> tuple[np.ndarray, float]:
-        settings = self.config.rope
-        divisors = None
-        if load.has("rope_freqs.weight"):
-            divisors = load.vector("rope_freqs.weight", settings.rope_dim // 2)
-        return rope.rope_frequencies(**vars(settings), divisors=divisors)

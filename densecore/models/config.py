@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from densecore.exceptions import ModelLoadError
@@ -49,6 +50,7 @@ class RopeConfig:
         original = metadata.integer(
             f"{key}.scaling.original_context_length", context_length, minimum=0, maximum=MAX_CONTEXT
         )
+        ext_factor = metadata.number(f"{key}.scaling.yarn_ext_factor", 1.0, minimum=0.0, maximum=1.0)
         return cls(
             rope_dim=rope_dim,
             freq_base=freq_base,
@@ -57,10 +59,16 @@ class RopeConfig:
             original_context=original or context_length,  # 0 means not given
             beta_fast=metadata.number(f"{key}.scaling.yarn_beta_fast", 32.0, positive=True),
             beta_slow=metadata.number(f"{key}.scaling.yarn_beta_slow", 1.0, positive=True),
-            ext_factor=metadata.number(f"{key}.scaling.yarn_ext_factor", 1.0, minimum=0.0, maximum=1.0),
-            attn_factor=metadata.number(f"{key}.scaling.attn_factor", 1.0, positive=True)
-            * metadata.number(f"{key}.scaling.yarn_attn_factor", 1.0, positive=True),
+            ext_factor=ext_factor,
+            attn_factor=_attn_factor(metadata, key, factor if kind == "yarn" and ext_factor else 1.0),
         )
+
+
+def _attn_factor(metadata: Metadata, key: str, yarn_factor: float) -> float:
+    """The factor on rotated values, beside the one that YaRN itself has: one in the file takes the place of that."""
+    own = 1 + 0.1 * math.log(yarn_factor)
+    total = metadata.number(f"{key}.scaling.yarn_attn_factor", own, positive=True)
+    return metadata.number(f"{key}.scaling.attn_factor", 1.0, positive=True) * total / own
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from densecore.kernels.plan import Operation, Plan
 from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
 from densecore.models.hooks import Hooks
-from densecore.models.weights import Linear
+from densecore.models.weights import LayerNorm, Linear
 
 __all__ = ["Step", "Workspace"]
 
@@ -68,7 +68,7 @@ class Step:
         self.row_adapters, self.row_scales = batch.adapters, batch.adapter_scales  # of the rows that are computed now
         self.adapted: set[str] = set()  # matrices that adapters have changed so far
         self.layer = 0
-        self.cos = self.sin = np.empty((0, 0), np.float32)
+        self.rope_tables: list[tuple[np.ndarray, np.ndarray]] = []  # cos and sin, for `rope`
 
     def run(self, operation: Operation, *arguments: Any, beside: bool = False) -> None:
         """Run an operation, or record it; `beside` as in `Plan.add`."""
@@ -95,8 +95,18 @@ class Step:
         self._adapt([self._low_rank(lora.pick, self.batch.token_ids, weight)], [out])
         return out
 
-    def norm(self, x: np.ndarray, weight: np.ndarray, epsilon: np.float32, name: str = "norm") -> np.ndarray:
-        """RMSNorm over the last axis; the result has the shape of x."""
+    def add_position_embeddings(self, x: np.ndarray, weight: Linear) -> None:
+        """x (num_tokens, dim) += the rows of a matrix (context_length, dim) at the tokens' positions."""
+        out, fmt = self.workspace.array("positions", x.shape), weight.format
+        self.run(matmul.embed, fmt, fmt.qk, fmt.type_size, weight.data, self.batch.positions, out)
+        self.add(x, out)
+
+    def norm(
+        self, x: np.ndarray, weight: np.ndarray | LayerNorm, epsilon: np.float32, name: str = "norm"
+    ) -> np.ndarray:
+        """RMSNorm over the last axis, or LayerNorm where the weights are those of one; the result has x's shape."""
+        if isinstance(weight, LayerNorm):
+            return self.layer_norm(x, weight.weight, weight.bias, epsilon, name)
         out = self.workspace.array(name, x.shape)
         rows = (-1, weight.size)
         self.run(norm.rms_norm, x.reshape(rows), weight, epsilon, out.reshape(rows))
@@ -109,6 +119,14 @@ class Step:
         out = self.workspace.array(name, x.shape)
         rows = (-1, weight.size)
         self.run(norm.layer_norm, x.reshape(rows), weight, bias, epsilon, out.reshape(rows))
+        return out
+
+    def head_norm(self, x: np.ndarray, weight: np.ndarray, epsilon: np.float32, name: str) -> np.ndarray:
+        """LayerNorm of each head of x (num_tokens, heads, head_dim), each with its own row of `weight`, no bias."""
+        heads, head_dim = weight.shape
+        ones, zeros = np.ones(head_dim, np.float32), np.zeros(head_dim, np.float32)
+        out = self.layer_norm(x, ones, zeros, epsilon, name)
+        self.run(activation.multiply, out.reshape(-1, heads * head_dim), weight.reshape(1, -1))
         return out
 
     def project(self, x: np.ndarray, *weights: Linear) -> list[np.ndarray]:
@@ -164,14 +182,20 @@ class Step:
             self.run(lora.expand, h, factors, self.row_adapters, out, beside=i > 0)
 
     def prepare_rope(self, frequencies: np.ndarray, magnitude: float) -> None:
-        """Tables of cos and sin (num_tokens, rope_dim / 2) for all layers of this step."""
-        shape = (self.batch.num_tokens, frequencies.size)
-        self.cos, self.sin = self.workspace.array("cos", shape), self.workspace.array("sin", shape)
-        self.run(rope.rope_table, self.batch.positions, frequencies, magnitude, self.cos, self.sin)
+        """Tables of cos and sin (num_tokens, rope_dim / 2) for layers of this step, the next of `rope_tables`."""
+        shape, number = (self.batch.num_tokens, frequencies.size), len(self.rope_tables)
+        cos, sin = (self.workspace.array(f"{name}.{number}", shape) for name in ("cos", "sin"))
+        self.run(rope.rope_table, self.batch.positions, frequencies, magnitude, cos, sin)
+        self.rope_tables.append((cos, sin))
 
-    def rope(self, x: np.ndarray, pairing: int) -> None:
+    def rope(self, x: np.ndarray, pairing: int, table: int = 0) -> None:
         """Rotate the heads of x (num_tokens, heads, head_dim) in place."""
-        self.run(rope.rope, x, self.cos, self.sin, pairing)
+        self.run(rope.rope, x, *self.rope_tables[table], pairing)
+
+    def scale_by_position(self, x: np.ndarray, length: int, strength: float) -> None:
+        """x (num_tokens, heads, head_dim) *= 1 + strength log(1 + floor(position / length))."""
+        rows = x.reshape(len(x), -1)
+        self.run(activation.scale_by_position, rows, self.batch.positions, length, np.float32(strength))
 
     def attention(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.float32, window: int = 0, cap: float = 0.0

@@ -1,4 +1,4 @@
-"""What the three kinds of GGUF vocabularies share: special tokens are cut out, the rest goes to `tokenizers`."""
+"""What the kinds of GGUF vocabularies share: special tokens are cut out, the rest goes to `tokenizers`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Pipeline
 from densecore.tokenizer.special import SpecialTokens
 from densecore.tokenizer.vocabulary import TokenType, Vocabulary
 
-__all__ = ["SPACE", "UTF8_BYTES", "Backend", "GGUFBackend", "SpaceRule"]
+__all__ = ["SPACE", "UTF8_BYTES", "Backend", "GGUFBackend", "SpaceRule", "name_takes_space", "run"]
 
 SPACE = "\u2581"  # SentencePiece's sign for a space
 UTF8_BYTES = tuple(byte for byte in range(0xF5) if byte not in (0xC0, 0xC1))  # what valid text is made of
@@ -81,9 +81,14 @@ def _strip_left(vocabulary: Vocabulary, ids: dict[str, int]) -> frozenset[int]:
 
 def _strip_right(vocabulary: Vocabulary, ids: dict[str, int]) -> frozenset[int]:
     """Phi-3's tokens take the white space after them. Its files do not say so; llama.cpp goes by the name too."""
-    if "phi-3" not in vocabulary.name and "phi3" not in vocabulary.name:
+    if not name_takes_space(vocabulary.name):
         return frozenset()
     return frozenset(ids.values()) - {ids.get(text, -1) for text in ("<unk>", "<s>", "<|endoftext|>")}
+
+
+def name_takes_space(name: str) -> bool:
+    """Whether special tokens of a model of this name (``general.name``) take the white space after them."""
+    return "phi-3" in name.lower() or "phi3" in name.lower()
 
 
 def run(pipeline: Pipeline, text: str) -> list[int]:

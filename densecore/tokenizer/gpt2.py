@@ -17,7 +17,7 @@ from densecore.tokenizer.backend import UTF8_BYTES, GGUFBackend, run
 from densecore.tokenizer.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from densecore.tokenizer.vocabulary import TokenType, Vocabulary
 
-__all__ = ["GPT2Backend", "byte_of_char", "byte_piece"]
+__all__ = ["GPT2Backend", "byte_of_char", "byte_piece", "merge_pairs", "pre_tokenizer"]
 
 
 def byte_of_char() -> dict[int, int]:
@@ -89,7 +89,7 @@ def pre_tokenizer(vocabulary: Vocabulary) -> PreTokenizer:
 
 
 def _model(vocabulary: Vocabulary, words: dict[str, int], rule: PreTokenizer) -> models.BPE:
-    merges = _merges(vocabulary)
+    merges = merge_pairs(vocabulary)
     try:
         return models.BPE(words, merges, ignore_merges=rule.ignore_merges)
     except Exception as error:  # the library has no narrower class
@@ -97,7 +97,8 @@ def _model(vocabulary: Vocabulary, words: dict[str, int], rule: PreTokenizer) ->
         raise vocabulary.error("merges", problem, "pairs of tokens that make a token") from error
 
 
-def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def merge_pairs(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The file's merges; ModelLoadError if there are none, or one is no pair."""
     if not vocabulary.merges:
         raise vocabulary.error("merges", "is missing or empty", "the list that gpt2 vocabularies come with")
     pairs = [tuple(merge.split(" ")) for merge in vocabulary.merges]

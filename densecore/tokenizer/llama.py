@@ -18,7 +18,7 @@ from densecore.gguf.errors import describe
 from densecore.tokenizer.backend import SPACE, UTF8_BYTES, GGUFBackend, SpaceRule, run
 from densecore.tokenizer.vocabulary import TokenType, Vocabulary
 
-__all__ = ["LlamaBackend", "derive_merges"]
+__all__ = ["LlamaBackend", "byte_tokens", "check_lengths", "derive_merges", "token_scores"]
 
 MAX_TOKEN_LENGTH = 256  # characters; bounds the derivation of merges, published tokens have up to 48
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -34,12 +34,12 @@ class LlamaBackend(GGUFBackend):
         super().__init__(vocabulary)
         self._prefix = SPACE if vocabulary.add_space_prefix else ""
         self.space_rule = SpaceRule.SEGMENT if vocabulary.add_space_prefix else SpaceRule.NONE
-        self._bytes = _byte_tokens(vocabulary)
-        _check_lengths(vocabulary)
+        self._bytes = byte_tokens(vocabulary)
+        check_lengths(vocabulary)
         # Control tokens stay out: no text may turn into them unless it is parsed for them.
         hidden = (TokenType.CONTROL, TokenType.UNKNOWN)
         words = {text: i for text, i in vocabulary.ids.items() if vocabulary.types[i] not in hidden}
-        merges = derive_merges({t: i for t, i in words.items() if i not in self._bytes}, _scores(vocabulary))
+        merges = derive_merges({t: i for t, i in words.items() if i not in self._bytes}, token_scores(vocabulary))
         unknown = vocabulary.special.get("unk")
         unk_token = vocabulary.tokens[unknown] or None if unknown is not None else None
         if unk_token is not None:
@@ -80,13 +80,14 @@ def derive_merges(words: dict[str, int], scores: np.ndarray) -> list[tuple[str, 
     return [(left, right) for _, left, right in merges]
 
 
-def _scores(vocabulary: Vocabulary) -> np.ndarray:
+def token_scores(vocabulary: Vocabulary) -> np.ndarray:
+    """Scores (n_vocab,) float32; ModelLoadError if the file has none."""
     if vocabulary.scores is None:
-        raise vocabulary.error("scores", "is missing", "a score for each token, which orders the merges")
+        raise vocabulary.error("scores", "is missing", "a score for each token")
     return vocabulary.scores
 
 
-def _byte_tokens(vocabulary: Vocabulary) -> dict[int, int]:
+def byte_tokens(vocabulary: Vocabulary) -> dict[int, int]:
     """Id to byte. Files of old typed these tokens as normal ones, so the text decides."""
     found = {}
     texts = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
@@ -100,7 +101,8 @@ def _byte_tokens(vocabulary: Vocabulary) -> dict[int, int]:
     return found
 
 
-def _check_lengths(vocabulary: Vocabulary) -> None:
+def check_lengths(vocabulary: Vocabulary) -> None:
+    """ModelLoadError for a token that is too long."""
     longest = max(range(len(vocabulary.tokens)), key=lambda i: len(vocabulary.tokens[i]))
     if len(vocabulary.tokens[longest]) > MAX_TOKEN_LENGTH:
         problem = f"has token {longest} of {len(vocabulary.tokens[longest])} characters"

@@ -50,12 +50,14 @@ class PreTokenizer:
         patterns: regular expressions, each match of which becomes a piece of its own.
         ignore_merges: a piece that is a token as a whole becomes that token, whatever the merges say.
         add_bos: whether BOS is added where the file does not say.
+        byte_level: text is written in characters that stand for bytes; else as it is, with U+2581 for spaces.
         split_first: a cut before the first pattern that a regular expression cannot make in linear time.
     """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
+    byte_level: bool = True
     split_first: Callable[[str], list[str]] | None = field(default=None, repr=False)
 
 
@@ -148,7 +150,7 @@ def _table() -> Iterator[tuple[tuple[str, ...], PreTokenizer]]:
     )  # fmt: skip
     yield (
         (
-            "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
             "jina-v5-nano",
         ),
         PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True),
@@ -208,7 +210,8 @@ def _table() -> Iterator[tuple[tuple[str, ...], PreTokenizer]]:
     yield ("bailingmoe", "bailingmoe2", "llada-moe"), PreTokenizer((_BAILING,))
     yield ("exaone-moe",), PreTokenizer((_EXAONE_MOE,))
     yield ("laguna",), PreTokenizer((_LINES, _QWEN2))
-    yield ("poro-chat", "bloom", "gpt3-finnish"), PreTokenizer((_BLOOM,))
+    yield ("gemma4", "granite-embed-multi-311m"), PreTokenizer((_LINES,), byte_level=False)
+    yield ("bloom", "poro-chat", "gpt3-finnish"), PreTokenizer((_BLOOM,))
     yield ("viking",), PreTokenizer((_BLOOM, r"\p{N}"))
     yield (
         ("chameleon",),

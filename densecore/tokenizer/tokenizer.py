@@ -9,20 +9,28 @@ from dataclasses import dataclass
 from typing import SupportsIndex
 
 from densecore.exceptions import InvalidConfigError
-from densecore.gguf import GGUFFile
+from densecore.gguf import GGUFFile, Metadata
 from densecore.tokenizer.backend import Backend, SpaceRule
 from densecore.tokenizer.bert import BertBackend
 from densecore.tokenizer.detokenizer import IncrementalDetokenizer
 from densecore.tokenizer.gpt2 import GPT2Backend, pre_tokenizer
 from densecore.tokenizer.llama import LlamaBackend
+from densecore.tokenizer.raw_bpe import RawBPEBackend
+from densecore.tokenizer.t5 import T5Backend
 from densecore.tokenizer.vocabulary import TokenType, Vocabulary, read_vocabulary
 
 __all__ = ["Tokenizer", "TokenizerParts"]
 
+
+def _bpe_backend(vocabulary: Vocabulary) -> Backend:
+    return GPT2Backend(vocabulary) if pre_tokenizer(vocabulary).byte_level else RawBPEBackend(vocabulary)
+
+
 _BACKENDS: dict[str, Callable[[Vocabulary], Backend]] = {
     "bert": BertBackend,
-    "gpt2": GPT2Backend,
+    "gpt2": _bpe_backend,
     "llama": LlamaBackend,
+    "t5": T5Backend,
 }
 
 
@@ -56,7 +64,8 @@ class Tokenizer:
         assert tokenizer.decode(ids) == "Hello, world!"
 
     Attributes:
-        kind: ``llama`` (SentencePiece BPE), ``gpt2`` (byte-level BPE) or ``bert`` (WordPiece).
+        kind: ``llama`` (SentencePiece BPE), ``gpt2`` (BPE over bytes, in Gemma 4 over characters), ``bert`` (WordPiece)
+            or ``t5`` (Unigram).
         n_vocab: number of tokens; ids are 0 to n_vocab - 1.
         bos_id, eos_id: ids of the tokens that begin and end a text, or None.
         eog_ids: ids that end a reply.
@@ -93,7 +102,12 @@ class Tokenizer:
         if not isinstance(source, GGUFFile):
             with GGUFFile.open(source) as file:
                 return cls.from_gguf(file)
-        vocabulary = read_vocabulary(source.metadata)
+        return cls.from_metadata(source.metadata)
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> Tokenizer:
+        """The tokenizer that the metadata of a GGUF file describes; raises as `from_gguf`."""
+        vocabulary = read_vocabulary(metadata)
         prefix, suffix = _around(vocabulary)
         return cls(
             TokenizerParts(
@@ -223,13 +237,21 @@ def _around(vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:
     special = vocabulary.special
     if vocabulary.kind == "bert":
         return _known(special, "bos"), _known(special, "sep")
-    default = vocabulary.kind == "llama" or pre_tokenizer(vocabulary).add_bos
+    bos_is_usual, eos_is_usual = _usual_ends(vocabulary)
     for name, added in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)):
         if added and name not in special:
             problem = f"is true, but {name}_token_id is not set"
             raise vocabulary.error(f"add_{name}_token", problem, "false, or an id to add")
-    add_bos = default if vocabulary.add_bos is None else vocabulary.add_bos
-    return _known(special, "bos") if add_bos else (), _known(special, "eos") if vocabulary.add_eos else ()
+    add_bos = bos_is_usual if vocabulary.add_bos is None else vocabulary.add_bos
+    add_eos = eos_is_usual if vocabulary.add_eos is None else vocabulary.add_eos
+    return _known(special, "bos") if add_bos else (), _known(special, "eos") if add_eos else ()
+
+
+def _usual_ends(vocabulary: Vocabulary) -> tuple[bool, bool]:
+    """Whether BOS and EOS are added where the file does not say."""
+    if vocabulary.kind == "gpt2":
+        return pre_tokenizer(vocabulary).add_bos, False
+    return vocabulary.kind == "llama", vocabulary.kind == "t5"
 
 
 def _between(vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from densecore.tokenizer.end_of_generation import END_TEXTS, rendered_texts
 
 __all__ = ["KINDS", "TokenType", "Vocabulary", "read_vocabulary"]
 
-KINDS = ("bert", "gpt2", "llama")
+KINDS = ("bert", "gpt2", "llama", "t5")
+_RAW_BPE = "gemma4"  # a kind by itself in files, and the name of its cuts
 MAX_SPECIAL_LENGTH = 256  # characters; bounds the search for special tokens in hostile text
 
 
@@ -45,8 +46,10 @@ class Vocabulary:
     special: dict[str, int]  # "bos", "eos", ... -> id, those that are set and in range
     eog_ids: frozenset[int]
     add_bos: bool | None  # None: the kind's default
-    add_eos: bool
+    add_eos: bool | None  # None: the kind's default
     add_space_prefix: bool
+    remove_extra_whitespaces: bool
+    charsmap: bytes  # table by which t5 normalizes characters; empty if absent
     lowercase: bool
     strip_accents: bool
     add_sep: bool  # another separator between the texts of a pair
@@ -85,7 +88,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     return Vocabulary(
         metadata=metadata,
         kind=kind,
-        pre=metadata.string("tokenizer.ggml.pre", ""),
+        pre=_pre(metadata),
         tokens=tokens,
         ids=ids,
         types=types,
@@ -94,8 +97,10 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         special=special,
         eog_ids=frozenset(named.union(ends.values())),
         add_bos=metadata.boolean("tokenizer.ggml.add_bos_token", None),
-        add_eos=metadata.boolean("tokenizer.ggml.add_eos_token", False),
+        add_eos=metadata.boolean("tokenizer.ggml.add_eos_token", None),
         add_space_prefix=metadata.boolean("tokenizer.ggml.add_space_prefix", True),
+        remove_extra_whitespaces=metadata.boolean("tokenizer.ggml.remove_extra_whitespaces", False),
+        charsmap=_charsmap(metadata),
         lowercase=lowercase,
         strip_accents=metadata.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
         add_sep=metadata.boolean("tokenizer.ggml.add_sep_token", False),
@@ -104,8 +109,15 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     )
 
 
+def _pre(metadata: Metadata) -> str:
+    default = _RAW_BPE if metadata.string("tokenizer.ggml.model") == _RAW_BPE else ""
+    return metadata.string("tokenizer.ggml.pre", default) or default
+
+
 def _kind(metadata: Metadata) -> str:
     kind = metadata.string("tokenizer.ggml.model")
+    if kind == _RAW_BPE:
+        return "gpt2"
     if kind not in KINDS:
         raise metadata.error(
             "tokenizer.ggml.model", f"is {describe(kind)}, a kind that is not supported", ", ".join(KINDS)
@@ -124,6 +136,7 @@ _DEFAULTS = {
     "llama": {"bos": 1, "eos": 2, "unk": 0},
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0},
     "gpt2": {},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
 }
 
 
@@ -191,6 +204,17 @@ def _scores(metadata: Metadata, n_vocab: int) -> np.ndarray | None:
     if np.isnan(scores[:n_vocab]).any():
         raise metadata.error(key, "contains NaN", "numbers")
     return scores[:n_vocab]
+
+
+def _charsmap(metadata: Metadata) -> bytes:
+    """``precompiled_charsmap``: bytes, which files have as signed ones, too."""
+    key = "tokenizer.ggml.precompiled_charsmap"
+    table = metadata.array(key, None)
+    if table is None:
+        return b""
+    if table.dtype.itemsize != 1 or table.dtype.kind not in "iu":
+        raise metadata.error(key, f"is an array of {table.dtype.name}", "an array of bytes")
+    return table.tobytes()
 
 
 def _check_length(metadata: Metadata, key: str, length: int, n_vocab: int) -> None:

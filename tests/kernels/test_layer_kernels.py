@@ -191,8 +191,16 @@ def test_add(rows):
     assert np.array_equal(x, expected)
 
 
-def test_multiply():
-    x, y = normal(4, 11), normal(4, 11)
+@pytest.mark.parametrize("rows", [1, 4], ids=["factors", "gate"])
+def test_multiply(rows):
+    x, y = normal(4, 11), normal(rows, 11)
     expected = x * y
     activation.multiply(x, y)
     assert np.array_equal(x, expected)
+
+
+def test_scale_by_position():
+    x, positions = normal(5, 11), np.array([0, 7, 8, 15, 1000], np.int32)
+    expected = x * (1 + 0.5 * np.log([1, 1, 2, 2, 126]))[:, None]
+    activation.scale_by_position(x, positions, 8, np.float32(0.5))
+    assert np.allclose(x, expected, rtol=1e-6)

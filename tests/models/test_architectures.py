@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from densecore.models import ARCHITECTURES
-from tests.gguf_factory import make_model
+from tests.gguf_factory import ARCHITECTURES, make_model
 from tests.models.reference import Reference
 from tests.models.running import nmse, open_model, run
 

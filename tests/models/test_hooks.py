@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from densecore.exceptions import InvalidConfigError
-from densecore.models import ARCHITECTURES
 from densecore.models.hooks import LAYER_HOOKS, hook_names
-from tests.gguf_factory import make_model
+from tests.gguf_factory import ARCHITECTURES, make_model
 from tests.models.running import nmse, open_model, run
 
 TOKENS = np.random.default_rng(5).integers(3, 60, 21)

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import shared_path
 from tests.models.running import nmse, open_model, run
 
-NAMES = ["gemma2", "phi3"]
+NAMES = ["gemma2", "phi3", "starcoder2"]
 
 
 @pytest.fixture(params=NAMES)

@@ -86,6 +86,19 @@ CASES: dict[str, tuple[str, dict, tuple[str, ...]]] = {
     "add_space_prefix is a string": ("llama", {"add_space_prefix": "yes"}, ("add_space_prefix", "a bool")),
     "chat template is a number": ("llama", {"tokenizer.chat_template": 1}, ("tokenizer.chat_template", "a string")),
     "WordPiece without an unknown token": ("bert", {"unknown_token_id": None}, ("unknown_token_id", "missing")),
+    "Unigram without scores": ("t5", {"scores": None}, ("tokenizer.ggml.scores", "missing")),
+    "Unigram with an unknown token out of range": ("t5", {"unknown_token_id": "x"}, ("unknown_token_id", "an integer")),
+    "table of normalization of numbers": ("t5", {"precompiled_charsmap": i32(1, 2)}, ("precompiled_charsmap", "bytes")),
+    "table of normalization that is cut off": (
+        "t5",
+        {"precompiled_charsmap": np.full(9, 255, np.uint8)},
+        ("precompiled_charsmap", "is broken"),
+    ),
+    "table of normalization that points nowhere": (
+        "t5",
+        {"precompiled_charsmap": np.frombuffer(b"\x40\0\0\0" + b"\x37\xf1\x0e\x95" * 16 + b"ab\0", np.uint8)},
+        ("precompiled_charsmap", "is broken"),
+    ),
     "lowercase is a string": (
         "bert",
         {"tokenizer.ggml.normalizer.lowercase": "no"},

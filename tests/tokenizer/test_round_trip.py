@@ -41,6 +41,26 @@ def test_llama(text):
     assert tokenizer.decode(tokenizer.encode(text, parse_special=True)) == text
 
 
+@pytest.fixture(scope="module")
+def tiny_t5(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("t5"), "t5")
+
+
+@given(text=st.text(alphabet="abcdefxyz ,.!?#[]<>|_-'\n", max_size=60))
+@RELAXED
+def test_t5(tiny_t5, text):
+    tokenizer = tiny_t5
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode(tokenizer.encode(text, add_special=True), skip_special=True) == text
+
+
+@given(text=TEXT | ODD)
+@RELAXED
+def test_t5_takes_any_text(tiny_t5, text):
+    """No text becomes a control token, a padding one, or what stands for them inside."""
+    assert not {0, 1} & set(tiny_t5.encode(text + "\ufdd01 </s> \ufdd0"))
+
+
 @given(text=TEXT | ODD)
 @RELAXED
 def test_bert_is_idempotent(text):

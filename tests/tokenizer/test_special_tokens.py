@@ -98,6 +98,8 @@ def test_phi3_takes_the_white_space_after_its_tokens(tmp_path):
         ("gpt2", {"add_bos_token": None, "pre": "llama-bpe", "bos_token_id": None}, ((), ())),
         ("bert", {}, ((2,), (3,))),
         ("bert", {"add_bos_token": False}, ((2,), (3,))),
+        ("t5", {}, ((), (1,))),
+        ("t5", {"add_eos_token": False, "add_bos_token": True, "bos_token_id": 1}, ((1,), ())),
     ],
 )
 def test_what_goes_around_a_text(tmp_path, kind, changes, expected):

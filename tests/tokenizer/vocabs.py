@@ -45,7 +45,22 @@ def bert_vocabulary() -> dict[str, Any]:
     }
 
 
-TINY = {"llama": llama_vocabulary, "gpt2": gpt2_vocabulary, "bert": bert_vocabulary}
+def t5_vocabulary() -> dict[str, Any]:
+    """Unigram with <pad>, </s>, <unk>, a few words, and letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.!?#[]<>|_-'\n" + SPACE
+    words = [SPACE + word for word in ("hello", "world", "un", "a")]
+    tokens = ["<pad>", "</s>", "<unk>", *words, "aff", "able", *letters]
+    scores = [0.0, 0.0, 0.0, *(-2.0 - n for n in range(len(words) + 2)), *[-10.0] * len(letters)]
+    return {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.array(scores, np.float32),
+        "tokenizer.ggml.token_type": np.array([3, 3, 2] + [1] * (len(tokens) - 3), np.int32),
+        "tokenizer.ggml.remove_extra_whitespaces": False,
+    }
+
+
+TINY = {"llama": llama_vocabulary, "gpt2": gpt2_vocabulary, "bert": bert_vocabulary, "t5": t5_vocabulary}
 
 
 def write_vocabulary(path: Path, values: Mapping[str, Any]) -> Path:

@@ -1,0 +1,69 @@
+"""Qwen2 with experts: a router and its experts, and one expert that every token uses, scaled by a gate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from densecore.convert.decoder import NORMS, Decoder, attention
+from densecore.convert.lazy import LazyTensor
+from densecore.convert.rules import Row, Rules, row
+
+__all__ = ["EXPERTS", "Qwen2Moe"]
+
+EXPERTS: tuple[Row, ...] = (
+    row("blk.{}.ffn_gate_inp", "layers.{}.mlp.gate", "experts dim"),
+    row("blk.{}.ffn_gate_exps", "layers.{}.mlp.experts.{expert}.gate_proj", "expert dim"),
+    row("blk.{}.ffn_up_exps", "layers.{}.mlp.experts.{expert}.up_proj", "expert dim"),
+    row("blk.{}.ffn_down_exps", "layers.{}.mlp.experts.{expert}.down_proj", "dim expert"),
+)
+
+
+def _as_vector(rules: Rules, tensor: LazyTensor) -> LazyTensor:
+    """The only row of a matrix (1, n)."""
+    return tensor.viewed(tensor.view[0], shape=tensor.shape[1:])
+
+
+class Qwen2Moe(Decoder):
+    """See the module's text."""
+
+    architecture = "qwen2moe"
+    classes: ClassVar[tuple[str, ...]] = ("Qwen2MoeForCausalLM", "Qwen2MoeModel")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_moe",)
+    normalizes: ClassVar[bool] = False  # whether the weights of the experts of a token add up to 1
+    block: ClassVar[tuple[Row, ...]] = (
+        *NORMS,
+        *attention(),
+        *EXPERTS,
+        row("blk.{}.ffn_gate_inp_shexp", "layers.{}.mlp.shared_expert_gate", "1 dim", _as_vector),
+        row("blk.{}.ffn_gate_shexp", "layers.{}.mlp.shared_expert.gate_proj", "shared dim"),
+        row("blk.{}.ffn_up_shexp", "layers.{}.mlp.shared_expert.up_proj", "shared dim"),
+        row("blk.{}.ffn_down_shexp", "layers.{}.mlp.shared_expert.down_proj", "dim shared"),
+    )
+
+    def read_sizes(self) -> dict[str, int]:
+        config = self.config
+        sizes = super().read_sizes()
+        return sizes | {
+            "experts": config.integer("num_experts", "num_local_experts", maximum=4096),
+            "expert": config.integer("moe_intermediate_size"),
+            "shared": config.integer("shared_expert_intermediate_size", default=sizes["hidden"]),
+        }
+
+    def metadata(self) -> Iterator[tuple[str, Any]]:
+        yield from super().metadata()
+        self._check_routing()
+        yield "expert_count", self.sizes["experts"]
+        yield "expert_used_count", self.config.integer("num_experts_per_tok", maximum=self.sizes["experts"])
+        yield "expert_feed_forward_length", self.sizes["expert"]
+        if self.config.has("shared_expert_intermediate_size"):
+            yield "expert_shared_feed_forward_length", self.sizes["shared"]
+
+    def _check_routing(self) -> None:
+        """Runtimes know these settings by the architecture: no key says them."""
+        config = self.config
+        allowed = "what GGUF files of this architecture mean"
+        if config.boolean("norm_topk_prob", default=self.normalizes) is not self.normalizes:
+            raise config.error("norm_topk_prob", f"is {not self.normalizes}", f"{self.normalizes}: {allowed}")
+        if config.integer("decoder_sparse_step", default=1) != 1 or config.numbers("mlp_only_layers", default=[]):
+            raise config.error("mlp_only_layers", "leaves layers without experts", f"experts in all layers: {allowed}")

@@ -1,0 +1,19 @@
+"""Qwen3 with experts: Qwen3's attention, Qwen2's experts without the shared one, with weights that add up to 1."""
+
+from __future__ import annotations
+
+from densecore.convert.architectures.qwen2moe import EXPERTS, Qwen2Moe
+from densecore.convert.architectures.qwen3 import HEAD_NORMS
+from densecore.convert.decoder import NORMS, attention
+
+__all__ = ["Qwen3Moe"]
+
+
+class Qwen3Moe(Qwen2Moe):
+    """See the module's text."""
+
+    architecture = "qwen3moe"
+    classes = ("Qwen3MoeForCausalLM", "Qwen3MoeModel")
+    model_types = ("qwen3_moe",)
+    normalizes = True
+    block = (*NORMS, *HEAD_NORMS, *attention(), *EXPERTS)

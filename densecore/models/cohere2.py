@@ -1,0 +1,96 @@
+"""Command R7B and Command A.
+
+Cohere 2024 and 2025. As Command R, but three layers with a sliding window follow each other, then one that sees
+everything and has no RoPE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densecore.gguf import GGUFFile
+from densecore.kernels import rope
+from densecore.models.base import Model
+from densecore.models.step import Step
+from densecore.models.weights import LayerNorm, Linear, WeightLoader
+from densecore.models.windows import layer_windows
+
+__all__ = ["Cohere2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Weights of a layer, named as in the file."""
+
+    attn_norm: LayerNorm  # (dim,)
+    attn_q: Linear  # (n_heads * head_dim, dim)
+    attn_k: Linear  # (n_kv_heads * head_dim, dim)
+    attn_v: Linear  # (n_kv_heads * head_dim, dim)
+    attn_output: Linear  # (dim, n_heads * head_dim)
+    ffn_gate: Linear  # (hidden_dim, dim)
+    ffn_up: Linear  # (hidden_dim, dim)
+    ffn_down: Linear  # (dim, hidden_dim)
+
+
+class Cohere2(Model):
+    """See the module's text."""
+
+    pairing = rope.ADJACENT
+
+    def __init__(self, file: GGUFFile) -> None:
+        super().__init__(file)
+        self.logit_scale = file.metadata.number(f"{self.config.architecture}.logit_scale", positive=True)
+        file.metadata.integer(f"{self.config.architecture}.attention.sliding_window", minimum=1)  # it must be there
+        self.windows = layer_windows(file.metadata, self.config, period=4)
+
+    def load_norm(self, load: WeightLoader, name: str) -> LayerNorm:
+        return load.layer_norm(name, self.config.dim, bias=False)
+
+    def unembed(self, step: Step, x: np.ndarray) -> np.ndarray:
+        logits = super().unembed(step, x)
+        step.scale(logits, self.logit_scale)
+        return logits
+
+    def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
+        c = self.config
+        q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        return Layer(
+            attn_norm=self.load_norm(load, f"{prefix}.attn_norm"),
+            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
+            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim),
+            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
+            attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
+            ffn_gate=load.linear(f"{prefix}.ffn_gate", c.hidden_dim, c.dim),
+            ffn_up=load.linear(f"{prefix}.ffn_up", c.hidden_dim, c.dim),
+            ffn_down=load.linear(f"{prefix}.ffn_down", c.dim, c.hidden_dim),
+        )
+
+    def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
+        c = self.config
+        step.hook("resid_pre", x)
+        h = step.norm(x, w.attn_norm, self.epsilon)
+        q, k, v = step.project(h, w.attn_q, w.attn_k, w.attn_v)
+        q = q.reshape(-1, c.n_heads, c.head_dim)
+        k = k.reshape(-1, c.n_kv_heads, c.head_dim)
+        v = v.reshape(-1, c.n_kv_heads, c.head_dim)
+        step.hook("q", q)
+        step.hook("k", k)
+        step.hook("v", v)
+        window = self.windows[step.layer]
+        if window:
+            step.rope(q, self.pairing)
+            step.rope(k, self.pairing)
+        z = step.attention(q, k, v, self.attention_scale, window)  # (num_tokens, n_heads, head_dim)
+        step.hook("z", z)
+        (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
+        step.hook("attn_out", attn_out)
+        step.add(x, attn_out)
+        step.hook("resid_mid", x)
+
+        gate, up = step.project(h, w.ffn_gate, w.ffn_up)  # (num_tokens, hidden_dim)
+        (mlp_out,) = step.project(step.swiglu(gate, up), w.ffn_down)  # (num_tokens, dim)
+        step.hook("mlp_out", mlp_out)
+        step.add(x, mlp_out)
+        step.hook("resid_post", x)

@@ -1,0 +1,106 @@
+"""Granite 3 and the dense models of Granite 4.
+
+IBM Granite Team 2024. As Llama, with four factors, after Yang et al. 2022 ("Tensor Programs V"): of embeddings, of what
+attention and feed-forward add to the residual stream, of attention scores, and one that divides the logits. RoPE may be
+switched off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densecore.gguf import GGUFFile
+from densecore.kernels import rope
+from densecore.models.base import Model
+from densecore.models.step import Step
+from densecore.models.weights import Linear, WeightLoader
+
+__all__ = ["Granite"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Weights of a layer, named as in the file."""
+
+    attn_norm: np.ndarray  # (dim,)
+    attn_q: Linear  # (n_heads * head_dim, dim)
+    attn_k: Linear  # (n_kv_heads * head_dim, dim)
+    attn_v: Linear  # (n_kv_heads * head_dim, dim)
+    attn_output: Linear  # (dim, n_heads * head_dim)
+    ffn_norm: np.ndarray  # (dim,)
+    ffn_gate: Linear  # (hidden_dim, dim)
+    ffn_up: Linear  # (hidden_dim, dim)
+    ffn_down: Linear  # (dim, hidden_dim)
+
+
+class Granite(Model):
+    """See the module's text."""
+
+    pairing = rope.ADJACENT
+
+    def __init__(self, file: GGUFFile) -> None:
+        super().__init__(file)
+        arch, metadata = self.config.architecture, file.metadata
+        self.logit_scale = metadata.number(f"{arch}.logit_scale", positive=True)
+        self.embedding_scale = metadata.number(f"{arch}.embedding_scale", 1.0, positive=True)
+        self.residual_scale = metadata.number(f"{arch}.residual_scale", 1.0, positive=True)
+        scale = metadata.number(f"{arch}.attention.scale", float(self.attention_scale), positive=True)
+        self.attention_scale = np.float32(scale)
+        self.uses_rope = metadata.boolean(f"{arch}.rope.scaling.finetuned", True)  # so this architecture uses the key
+
+    def embed(self, step: Step) -> np.ndarray:
+        x = super().embed(step)
+        step.scale(x, self.embedding_scale)
+        return x
+
+    def unembed(self, step: Step, x: np.ndarray) -> np.ndarray:
+        logits = super().unembed(step, x)
+        step.scale(logits, 1 / self.logit_scale)
+        return logits
+
+    def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
+        c = self.config
+        q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        return Layer(
+            attn_norm=load.vector(f"{prefix}.attn_norm.weight", c.dim),
+            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
+            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim),
+            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
+            attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
+            ffn_norm=load.vector(f"{prefix}.ffn_norm.weight", c.dim),
+            ffn_gate=load.linear(f"{prefix}.ffn_gate", c.hidden_dim, c.dim),
+            ffn_up=load.linear(f"{prefix}.ffn_up", c.hidden_dim, c.dim),
+            ffn_down=load.linear(f"{prefix}.ffn_down", c.dim, c.hidden_dim),
+        )
+
+    def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
+        c = self.config
+        step.hook("resid_pre", x)
+        h = step.norm(x, w.attn_norm, self.epsilon)
+        q, k, v = step.project(h, w.attn_q, w.attn_k, w.attn_v)
+        q = q.reshape(-1, c.n_heads, c.head_dim)
+        k = k.reshape(-1, c.n_kv_heads, c.head_dim)
+        v = v.reshape(-1, c.n_kv_heads, c.head_dim)
+        step.hook("q", q)
+        step.hook("k", k)
+        step.hook("v", v)
+        if self.uses_rope:
+            step.rope(q, self.pairing)
+            step.rope(k, self.pairing)
+        z = step.attention(q, k, v, self.attention_scale)  # (num_tokens, n_heads, head_dim)
+        step.hook("z", z)
+        (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
+        step.scale(attn_out, self.residual_scale)
+        step.hook("attn_out", attn_out)
+        step.add(x, attn_out)
+        step.hook("resid_mid", x)
+
+        h = step.norm(x, w.ffn_norm, self.epsilon)
+        gate, up = step.project(h, w.ffn_gate, w.ffn_up)  # (num_tokens, hidden_dim)
+        (mlp_out,) = step.project(step.swiglu(gate, up), w.ffn_down)  # (num_tokens, dim)
+        step.scale(mlp_out, self.residual_scale)
+        step.hook("mlp_out", mlp_out)
+        step.add(x, mlp_out)
+        step.hook("resid_post", x)

@@ -1,0 +1,99 @@
+"""StableLM 3B, StableLM 2 and Stable Code.
+
+Bellagente et al. 2024. As Llama, with LayerNorm, and RoPE over halves of the first elements of a head; biases on q, k
+and v in some. In StableLM 2 12B each head of q and k has a LayerNorm of its own, and feed-forward reads what attention
+reads: files of such models have no second norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densecore.kernels import rope
+from densecore.models.base import Model
+from densecore.models.step import Step
+from densecore.models.weights import LayerNorm, Linear, WeightLoader
+
+__all__ = ["StableLM"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Weights of a layer, named as in the file."""
+
+    attn_norm: LayerNorm  # (dim,)
+    attn_q: Linear  # (n_heads * head_dim, dim)
+    attn_k: Linear  # (n_kv_heads * head_dim, dim)
+    attn_v: Linear  # (n_kv_heads * head_dim, dim)
+    attn_q_norm: np.ndarray | None  # (n_heads, head_dim)
+    attn_k_norm: np.ndarray | None  # (n_kv_heads, head_dim)
+    attn_output: Linear  # (dim, n_heads * head_dim)
+    ffn_norm: LayerNorm | None  # (dim,)
+    ffn_gate: Linear  # (hidden_dim, dim)
+    ffn_up: Linear  # (hidden_dim, dim)
+    ffn_down: Linear  # (dim, hidden_dim)
+
+
+class StableLM(Model):
+    """See the module's text."""
+
+    pairing = rope.HALVES
+
+    def load_norm(self, load: WeightLoader, name: str) -> LayerNorm:
+        return load.layer_norm(name, self.config.dim)
+
+    def load_head_norm(self, load: WeightLoader, name: str, heads: int) -> np.ndarray | None:
+        """A LayerNorm's weights for each head (heads, head_dim), in models that have them."""
+        name = f"{name}.weight"
+        return load.vectors(name, heads, self.config.head_dim) if load.has(name) else None
+
+    def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
+        c = self.config
+        q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        return Layer(
+            attn_norm=self.load_norm(load, f"{prefix}.attn_norm"),
+            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
+            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim),
+            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
+            attn_q_norm=self.load_head_norm(load, f"{prefix}.attn_q_norm", c.n_heads),
+            attn_k_norm=self.load_head_norm(load, f"{prefix}.attn_k_norm", c.n_kv_heads),
+            attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
+            ffn_norm=self.load_norm(load, f"{prefix}.ffn_norm") if load.has(f"{prefix}.ffn_norm.weight") else None,
+            ffn_gate=load.linear(f"{prefix}.ffn_gate", c.hidden_dim, c.dim),
+            ffn_up=load.linear(f"{prefix}.ffn_up", c.hidden_dim, c.dim),
+            ffn_down=load.linear(f"{prefix}.ffn_down", c.dim, c.hidden_dim),
+        )
+
+    def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
+        c = self.config
+        step.hook("resid_pre", x)
+        h = step.norm(x, w.attn_norm, self.epsilon)
+        q, k, v = step.project(h, w.attn_q, w.attn_k, w.attn_v)
+        q = q.reshape(-1, c.n_heads, c.head_dim)
+        k = k.reshape(-1, c.n_kv_heads, c.head_dim)
+        v = v.reshape(-1, c.n_kv_heads, c.head_dim)
+        if w.attn_q_norm is not None:
+            q = step.head_norm(q, w.attn_q_norm, self.epsilon, "attn_q_norm")
+        if w.attn_k_norm is not None:
+            k = step.head_norm(k, w.attn_k_norm, self.epsilon, "attn_k_norm")
+        step.hook("q", q)
+        step.hook("k", k)
+        step.hook("v", v)
+        step.rope(q, self.pairing)
+        step.rope(k, self.pairing)
+        z = step.attention(q, k, v, self.attention_scale)  # (num_tokens, n_heads, head_dim)
+        step.hook("z", z)
+        (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
+        step.hook("attn_out", attn_out)
+        step.add(x, attn_out)
+        step.hook("resid_mid", x)
+
+        if w.ffn_norm is not None:
+            h = step.norm(x, w.ffn_norm, self.epsilon)
+        gate, up = step.project(h, w.ffn_gate, w.ffn_up)  # (num_tokens, hidden_dim)
+        (mlp_out,) = step.project(step.swiglu(gate, up), w.ffn_down)  # (num_tokens, dim)
+        step.hook("mlp_out", mlp_out)
+        step.add(x, mlp_out)
+        step.hook("resid_post", x)

@@ -1,0 +1,61 @@
+"""Tiny checkpoints as Hugging Face has them, with random weights that are the same on every machine.
+
+What transformers computes with them is in ``archs.npz``, their configurations and the shapes of their tensors are in
+``archs.json``: `record_archs` wrote both. Weights are drawn again wherever they are needed, so they lie in no file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.convert.tiny import write_checkpoint
+
+__all__ = ["CONFIGURATIONS", "LOGITS", "N_VOCAB", "TOKENS", "configurations", "draw_weights", "write_case"]
+
+CONFIGURATIONS = Path(__file__).with_name("archs.json")
+LOGITS = Path(__file__).with_name("archs.npz")
+N_VOCAB = 64
+TOKENS = np.random.RandomState(3).randint(0, N_VOCAB, 48).astype(np.int32)
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """By name of the case: ``config``, as in config.json, and ``shapes`` of the tensors by name."""
+    return json.loads(CONFIGURATIONS.read_text())
+
+
+def draw_weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Random float32 tensors of these names and shapes.
+
+    No norm is 1 and no bias 0, so that leaving one out, or taking one for another, shows in the logits. RandomState
+    promises the same numbers for ever.
+    """
+    return {name: _draw(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) > 1:
+        values /= math.sqrt(min(shape))
+    elif name.endswith("weight"):
+        values = 1 + 0.3 * values
+    else:
+        values *= 0.3
+    return values.astype(np.float32)
+
+
+def write_case(folder: Path, case: dict[str, Any]) -> Path:
+    """Write config.json, tokenizer.json and the weights of a case; returns the folder."""
+    return write_checkpoint(folder, case["config"], draw_weights(case["shapes"]), tokenizer={"model": _vocabulary()})
+
+
+def _vocabulary() -> dict[str, Any]:
+    """A BPE of single characters."""
+    tokens = ["<unk>", "<s>", "</s>", "\u2581", *map(chr, range(ord("A"), ord("A") + N_VOCAB - 4))]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    return {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": vocab, "merges": []}
