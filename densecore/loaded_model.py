@@ -130,12 +130,19 @@ class LoadedModel:
         return self._engine.forward(ids, hooks, lora)
 
     def score(
-        self, prompt: str | SequenceOf[int], top_logprobs: int = 0, lora: Any = None
+        self,
+        prompt: str | SequenceOf[int],
+        top_logprobs: int = 0,
+        lora: Any = None,
+        *,
+        keep: bool = False,
+        cache_salt: str | None = None,
     ) -> list[TokenLogprob | None]:
         """Log-probability of each token of `prompt` after those before it; None for the first.
 
         top_logprobs : how many of the most probable tokens to tell beside each
         lora : adapters, as in `GenerationConfig`
+        keep : leave the prompt in the KV cache, for requests that go on with it, and have the same `cache_salt`
 
         Raises
         ------
@@ -145,7 +152,8 @@ class LoadedModel:
         ids = self.prompt_tokens(prompt)
         if len(ids) > self._engine.max_model_len:
             raise InvalidConfigError(f"{len(ids)} tokens are more than the context of {self._engine.max_model_len}")
-        return score_tokens(self._engine, ids, integer("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS), lora)
+        top = integer("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS)
+        return score_tokens(self._engine, ids, top, lora, keep=keep, salt=cache_salt)
 
     # ------------------------------------------------------------------ tokens
 

@@ -15,8 +15,18 @@ from densecore.sampling import TokenLogprobs, log_probabilities
 __all__ = ["score_tokens"]
 
 
-def score_tokens(engine: Engine, token_ids: SequenceOf[int], top: int, lora: Any = None) -> list[TokenLogprob | None]:
+def score_tokens(
+    engine: Engine,
+    token_ids: SequenceOf[int],
+    top: int,
+    lora: Any = None,
+    *,
+    keep: bool = False,
+    salt: str | None = None,
+) -> list[TokenLogprob | None]:
     """For each token its log-probability after those before it, with the `top` most probable ones; None for the first.
+
+    `keep` and `salt` are as of `Engine.forward_pieces`.
 
     Raises
     ------
@@ -24,8 +34,9 @@ def score_tokens(engine: Engine, token_ids: SequenceOf[int], top: int, lora: Any
         The model gave NaN or infinity.
     """
     scored: list[TokenLogprobs] = []
+    pieces = engine.forward_pieces(np.array(token_ids, np.int32), lora, keep=keep, salt=salt)
     n_vocab = engine.n_vocab  # a model may have more rows, which no token belongs to
-    for logits in engine.forward_pieces(np.array(token_ids, np.int32), lora):  # (num_tokens of the piece, n_vocab)
+    for logits in pieces:  # (num_tokens of the piece, n_vocab)
         following = token_ids[len(scored) + 1 : len(scored) + 1 + len(logits)]
         for row, token_id in zip(logits[:, :n_vocab], following, strict=False):  # nothing follows the last one
             if not np.isfinite(row.max()):

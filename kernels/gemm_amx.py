@@ -17,6 +17,7 @@ from numba.extending import overload
 from .cache import INLINED_OPTIONS, inlined
 from .formats.base import Format
 from .gemm import Ahead, ask, multiply_panels
+from .gemv_amx import FEWEST_TOKENS as FEWEST_BY_ROWS
 from .gemv_amx import multiply_rows_amx
 from .panel import RUN, Panel, Unpacked
 from .simd import (
@@ -49,7 +50,7 @@ from .simd_amx import (
 
 STRETCH = 256  # elements of each row in a panel: two planes stay in the nearest cache
 FEW = 8  # tokens: as many, or fewer, leave half of a tile unused
-FEWEST_TOKENS = 3  # fewer are multiplied as in `gemm`
+FEWEST_TOKENS = {SMALL: 3, BYTES: FEW + 1, 0: TOKENS}  # by radix; fewer are multiplied as in `gemm`
 HALVES = TILE_ROWS // LANES  # of a panel: its rows that a tile register takes
 BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
@@ -148,7 +149,8 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
 
     multiply_narrow = inlined(multiply_panels(fmt))
     few_by_rows = how.row_quants is not None or how.quants_at >= 0
-    few_by_tiles, groups, asks = not few_by_rows, how.groups, 1 if radix else HALVES
+    fewest = FEWEST_BY_ROWS if few_by_rows else FEWEST_TOKENS[radix]
+    few_by_tiles, groups, asks = fewest <= FEW and not few_by_rows, how.groups, 1 if radix else HALVES
     multiply_rows: Any = multiply_rows_amx(fmt) if few_by_rows else None
 
     @inlined
@@ -227,11 +229,11 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         num_tokens, n_out = y.shape
         num_blocks, n_in = x.d.shape[1], x.q.shape[1]
         row_bytes = num_blocks * type_size
-        if few_by_rows and FEWEST_TOKENS <= num_tokens < TOKENS and n_out >= TILE_ROWS:
-            multiply_rows(w, row_bytes, x, y, first, last)
-            return
-        if num_tokens < FEWEST_TOKENS or n_out < TILE_ROWS:
+        if num_tokens < fewest or n_out < TILE_ROWS:
             multiply_narrow(fmt, type_size, w, x, y, first, last)
+            return
+        if few_by_rows and num_tokens < TOKENS:
+            multiply_rows(w, row_bytes, x, y, first, last)
             return
         panel = Panel(
             local_array(np.int8, q_size),
@@ -247,7 +249,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
             np.empty(room * num_blocks, np.float32),
             np.empty((room * num_blocks * runs + 1) * has_minimum, np.int32),
         )
-        if num_tokens <= FEW:
+        if few_by_tiles and num_tokens <= FEW:
             configure_tiles(width, FEW)
         else:
             configure_tiles(width, TOKENS)

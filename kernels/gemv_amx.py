@@ -28,6 +28,7 @@ from .simd_amx_rows import (
     zero_results,
 )
 
+FEWEST_TOKENS = 3  # fewer are as fast without
 NEXT_LINES = 128  # bytes: the cache fetches lines by twos
 
 

@@ -51,6 +51,7 @@ ALLOWED = {
 OPEN_TO_ALL = {"exceptions", "config", "checks", "split_names", "__init__"}
 # In engine/, only what sets up threads knows the kernels: no weight is touched there.
 KERNEL_USERS = {"densecore/engine/workers.py"}
+IMPORTED_AS = {"opentelemetry-api": "opentelemetry"}  # where a distribution's name is another
 KERNELS_MAY_IMPORT = {"numpy", "numba", "llvmlite"} | set(sys.stdlib_module_names)
 
 
@@ -149,6 +150,7 @@ def test_dependencies_are_declared():
         for group in project["optional-dependencies"].values()
         for requirement in group
     }
+    extras = {IMPORTED_AS.get(name, name) for name in extras}
     for path in sources():
         for name in imported(path):
             top = name.split(".")[0]

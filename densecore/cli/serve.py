@@ -34,10 +34,11 @@ then, with any client of OpenAI's API:
 Every flag is an environment variable, too, with and without the prefix DENSECORE_: HOST, PORT, THREADS,
 MAIN_MODEL_PATH, DRAFT_MODEL_PATH, MAX_CONCURRENCY, LOG_LEVEL, LOG_FORMAT, AUTH_ENABLED, API_KEYS, RATE_LIMIT_ENABLED,
 RATE_LIMIT_RPS, RATE_LIMIT_BURST, CORS_ENABLED, CORS_ORIGINS, SHUTDOWN_TIMEOUT, REQUEST_TIMEOUT, MAX_BODY_BYTES,
-MAX_LOADED_MODELS, KV_CACHE_BYTES, PREALLOCATE_KV_CACHE. A flag goes before DENSECORE_PORT, and that before PORT.
-SIGTERM lets requests finish.
+MAX_LOADED_MODELS, KV_CACHE_BYTES, PREALLOCATE_KV_CACHE, TRACING_ENABLED. A flag goes before DENSECORE_PORT, and that
+before PORT. SIGTERM lets requests finish.
 """
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+TRACING = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 MAX_CONCURRENCY, MAX_QUEUE = 16, 256
 
 
@@ -50,6 +51,13 @@ def add_parser(verbs: Any) -> None:
     group = parser.add_argument_group("log")
     group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     group.add_argument("--log-format", metavar="FORMAT", help="json or text (default json)")
+    group.add_argument(
+        "--tracing",
+        dest="tracing_enabled",
+        action="store_true",
+        default=None,
+        help="send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT (default http://localhost:4318)",
+    )
     add_engine_arguments(parser)
     add_speculation_arguments(parser)
 
@@ -133,12 +141,14 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit status."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if not _is_installed(name)]
     if missing:
         raise UnsupportedFeatureError(
             f"densecore serve needs {', '.join(missing)}: pip install 'densecore[server]' brings what is missing"
         )
     settings, rest = _settings(args)
+    if settings.tracing_enabled and not all(map(_is_installed, TRACING)):
+        raise UnsupportedFeatureError("tracing needs OpenTelemetry: pip install 'densecore[tracing]'")
     for name in ("threads", "draft_model"):
         if getattr(args, name) is None:
             setattr(args, name, rest.get({"draft_model": "draft_model_path"}.get(name, name)))
@@ -153,6 +163,13 @@ def run(args: argparse.Namespace) -> int:
         say(f"densecore: warning: anybody who reaches {settings.host} may use this server; --auth asks for a key")
     with logging_to_stderr(settings.log_level, settings.log_format):
         return serve(create_app(settings, entries, lambda entry: _load(entry, config)), settings)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
 
 
 def _settings(args: argparse.Namespace) -> tuple[ServerSettings, dict[str, Any]]:

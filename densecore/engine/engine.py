@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,7 +20,7 @@ from densecore import __version__
 from densecore.config import EngineConfig, GenerationConfig
 from densecore.engine.adapters import AdapterRegistry
 from densecore.engine.block_manager import BlockManager
-from densecore.engine.cache_file import put_in, read_cache, take_out, write_cache
+from densecore.engine.cache_file import SavedCache, put_in, read_cache, take_out, write_cache
 from densecore.engine.draft import DraftModel
 from densecore.engine.embedding import Embedding, Text
 from densecore.engine.kernel_thread import kernel_thread
@@ -150,10 +151,16 @@ class Engine:
         self._check_open()
         return kernel_thread.call(lambda: self.runner.forward(token_ids, hooks, self.adapters.resolve(lora)))
 
-    def forward_pieces(self, token_ids: np.ndarray, lora: Any = None) -> Iterator[np.ndarray]:
-        """As `forward`, piece by piece: logits (num_tokens of the piece, n_vocab), in whose breaks requests go on."""
+    def forward_pieces(
+        self, token_ids: np.ndarray, lora: Any = None, *, keep: bool = False, salt: str | None = None
+    ) -> Iterator[np.ndarray]:
+        """As `forward`, piece by piece: logits (num_tokens of the piece, n_vocab), in whose breaks requests go on.
+
+        keep : leave keys and values in the KV cache if there is room, for requests with the same `salt` to find
+        """
         self._check_open()
-        pieces = self.runner.pieces(token_ids, PIECE_TOKENS, adapters=self.adapters.resolve(lora))
+        cache, adapters = self.runner.own_cache(token_ids.size), self.adapters.resolve(lora)
+        pieces = self.runner.pieces(token_ids, PIECE_TOKENS, adapters=adapters, cache=cache)
 
         def next_piece() -> np.ndarray | None:
             piece = next(pieces, None)
@@ -161,6 +168,11 @@ class Engine:
 
         while (piece := kernel_thread.call(next_piece)) is not None:
             yield piece
+        if keep and self.config.prefix_caching:
+            sequence = self._cache_only(token_ids.tolist(), salt, adapters)
+            computed = SavedCache(sequence.token_ids, cache.arrays)
+            with contextlib.suppress(InvalidConfigError):  # no room
+                kernel_thread.call(lambda: put_in(self.scheduler.blocks, self.cache, sequence, computed))
 
     def save_cache(
         self,

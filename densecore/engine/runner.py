@@ -62,19 +62,27 @@ class Runner:
             first += len(piece)
         return logits
 
+    def own_cache(self, num_tokens: int) -> KVCache:
+        """A cache beside that of the engine, for one sequence whose blocks follow each other."""
+        num_blocks = -(-num_tokens // self.config.block_size)
+        return KVCache(self.model.config, num_blocks, self.config.block_size, self.config.kv_cache_dtype)
+
     def pieces(
         self,
         token_ids: np.ndarray,
         chunk: int,
         hooks: Hooks | None = None,
         adapters: tuple[AdapterUse, ...] = (),
+        cache: KVCache | None = None,
     ) -> Iterator[np.ndarray]:
-        """Logits (up to `chunk`, n_vocab) of one piece of a sequence after the other, with a cache of its own.
+        """Logits (up to `chunk`, n_vocab) of one piece of a sequence after the other.
+
+        Keys and values go to `cache`, of `own_cache`, or to one that nobody else sees.
 
         Each is a buffer that the next run overwrites.
         """
+        cache = cache or self.own_cache(token_ids.size)
         num_blocks = -(-token_ids.size // self.config.block_size)
-        cache = KVCache(self.model.config, num_blocks, self.config.block_size, self.config.kv_cache_dtype)
         for first in range(0, token_ids.size, chunk):
             part = token_ids[first : first + chunk]
             batch = Batch.contiguous(part, first, num_blocks, self.config.block_size)

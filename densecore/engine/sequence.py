@@ -64,6 +64,7 @@ class Timings:
     decode_seconds: float  # from the first to the last token
     prompt_tokens: int
     decode_tokens: int  # all but the first
+    submitted: float = 0.0  # when, on the clock of `time.perf_counter`
 
     @property
     def time_to_first_token(self) -> float:
@@ -253,4 +254,5 @@ class Sequence:
             decode_seconds=last - first,
             prompt_tokens=len(self.prompt_ids),
             decode_tokens=max(self.num_output_tokens - 1, 0),
+            submitted=self.created,
         )

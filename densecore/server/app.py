@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +15,8 @@ from fastapi.responses import JSONResponse, Response
 
 import densecore
 from densecore.exceptions import DenseCoreError
-from densecore.server import chat, completions, embeddings, metrics, models, page, probes, tokens
+from densecore.server import chat, completions, embeddings, metrics, models, page, probes, reference, tokens
+from densecore.server.documentation import with_errors
 from densecore.server.errors import ApiError, bad_request, from_engine
 from densecore.server.metrics import ServerMetrics
 from densecore.server.middleware import Gate
@@ -22,21 +24,40 @@ from densecore.server.registry import Load, ModelEntry, ModelRegistry
 from densecore.server.service import Service, record_of, service_of
 from densecore.server.settings import ServerSettings
 
+if TYPE_CHECKING:
+    from densecore.server.tracing import Tracing
+
 __all__ = ["create_app"]
 
 NUM_THREADS = 32
-ROUTERS = (chat, completions, embeddings, models, tokens, page, probes, metrics)
+ROUTERS = (chat, completions, embeddings, models, tokens, page, reference, probes, metrics)
 
 
-def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Load) -> FastAPI:
+class _Api(FastAPI):
+    """An application whose schema tells of errors, too, and whose pages load nothing from elsewhere."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = with_errors(super().openapi())
+        return self.openapi_schema
+
+
+def create_app(
+    settings: ServerSettings, entries: Sequence[ModelEntry], load: Load, tracing: Tracing | None = None
+) -> FastAPI:
     """A server of the models `entries`, of which the first is loaded at once, in the background.
 
     load : makes a model of an entry; it is called in a thread
+    tracing : of requests; by default as `settings` say
     """
     figures = ServerMetrics()
     registry = ModelRegistry(entries, load, settings.max_loaded_models, on_unload=figures.keep)
     figures.models = lambda: [entry.model for entry in registry.loaded() if entry.model is not None]
     service = Service(settings, registry, figures)
+    if tracing is None and settings.tracing_enabled:
+        from densecore.server.tracing import Tracing
+
+        tracing = Tracing()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,8 +66,10 @@ def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Lo
         registry.start()
         yield
         await registry.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
-    app = FastAPI(title="DenseCore", version=densecore.__version__, lifespan=lifespan)
+    app = _Api(title="DenseCore", version=densecore.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     for module in ROUTERS:
         app.include_router(module.router)
@@ -54,7 +77,7 @@ def create_app(settings: ServerSettings, entries: Sequence[ModelEntry], load: Lo
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(404, _answer_error)
     app.add_exception_handler(405, _answer_error)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(Gate, service=service, tracing=tracing)
     if settings.cors_enabled:  # outermost: pages may read errors, too, and what they ask first needs no key
         app.add_middleware(
             CORSMiddleware,
@@ -70,7 +93,8 @@ async def _answer_error(http: Request, error: Exception) -> Response:
     """Every error has the same form."""
     answer = _as_api_error(http, error)
     record_of(http).error = answer.code or answer.body["error"]["type"]
-    return JSONResponse(answer.body, answer.status, answer.headers)
+    allowed = {} if answer.status != 405 else getattr(error, "headers", None) or {}  # which methods there are
+    return JSONResponse(answer.body, answer.status, answer.headers | allowed)
 
 
 def _as_api_error(http: Request, error: Exception) -> ApiError:

@@ -1,10 +1,10 @@
-"""Reads one tool call, ``{"name": ..., "arguments": {...}}``, as its text comes."""
+"""Reads one tool call, ``{"name": ..., "arguments": {...}}``, or arguments alone, as their text comes."""
 
 from __future__ import annotations
 
 import json
 
-__all__ = ["CallScanner"]
+__all__ = ["ArgumentsScanner", "CallScanner"]
 
 ARGUMENTS = ("arguments", "parameters")  # what the field is called
 MAX_NAME = 512  # characters of a name, or of a field that is none of ours
@@ -115,8 +115,45 @@ class CallScanner:
         self._key, self._text = None, ""
 
 
+class ArgumentsScanner:
+    """Takes the text of a JSON object, ``{"city": "Paris"}``, and finds its end.
+
+    done : whether it is complete.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._depth = 0
+        self._in_string = self._escaped = False
+
+    def feed(self, text: str) -> int:
+        """Read on; returns how many characters belonged to the object."""
+        for position, character in enumerate(text, 1):
+            self._take(character)
+            if self.done:
+                return position
+        return len(text)
+
+    def _take(self, character: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif self._in_string:
+            self._escaped, self._in_string = character == "\\", character != '"'
+        elif character == '"':
+            self._in_string = True
+        elif character in "{[":
+            self._depth += 1
+        elif character in "}]":
+            self._depth -= 1
+            self.done = self._depth <= 0
+
+
 def _decoded(text: str) -> object:
+    """The value; None if it is none, or a string that UTF-8 cannot express."""
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        if isinstance(value, str):
+            value.encode()
+        return value
+    except (ValueError, RecursionError):
         return None

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from densecore.llm import AsyncTextStream, GenerationResult, TokenLogprob
 from densecore.server.answers import chat_logprobs, head, usage
 from densecore.server.body import reads
-from densecore.server.documentation import describes
+from densecore.server.documentation import STREAMS, describes
 from densecore.server.generation import for_answer
 from densecore.server.output import Delta, Message, OutputParser
 from densecore.server.prompting import Prepared, prepare_chat
@@ -36,7 +36,7 @@ __all__ = ["router"]
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra=describes(ChatRequest), response_model=None)
+@router.post("/v1/chat/completions", openapi_extra=describes(ChatRequest), response_model=None, responses=STREAMS)
 async def chat_completions(http: HttpRequest, request: Annotated[ChatRequest, Depends(reads(ChatRequest))]) -> Response:
     """The assistant's answer to a conversation, whole or as a stream of server-sent events."""
     service, record = service_of(http), record_of(http)

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from densecore.llm import AsyncTextStream, DenseCore, GenerationResult, TokenLogprob
 from densecore.server.answers import completion_logprobs, head, token_name, usage
 from densecore.server.body import reads
-from densecore.server.documentation import describes
+from densecore.server.documentation import STREAMS, describes
 from densecore.server.errors import bad_request, context_exceeded
 from densecore.server.generation import completion_config, for_answer
 from densecore.server.prompting import checked_length
@@ -49,7 +49,7 @@ class _Prompt:
     scored: list[Scored] | None = None
 
 
-@router.post("/v1/completions", openapi_extra=describes(CompletionRequest), response_model=None)
+@router.post("/v1/completions", openapi_extra=describes(CompletionRequest), response_model=None, responses=STREAMS)
 async def completions(
     http: HttpRequest, request: Annotated[CompletionRequest, Depends(reads(CompletionRequest))]
 ) -> Response:
@@ -94,7 +94,7 @@ async def _prompts(service: Service, model: DenseCore, request: CompletionReques
         prompt = await asyncio.to_thread(_prompt, model, each, request)
         if request.echo and request.logprobs is not None:
             async with service.scoring:  # one at a time: each takes a KV cache of its own
-                prompt = await asyncio.to_thread(_score, model, prompt, request.logprobs)
+                prompt = await asyncio.to_thread(_score, model, prompt, request)
         prompts.append(prompt)
     return prompts
 
@@ -108,8 +108,10 @@ def _prompt(model: DenseCore, given: Any, request: CompletionRequest) -> _Prompt
     return _Prompt(ids, given if isinstance(given, str) else model.tokenizer.decode(ids, skip_special=True))
 
 
-def _score(model: DenseCore, prompt: _Prompt, top: int) -> _Prompt:
-    entries = model.score(prompt.ids, top)
+def _score(model: DenseCore, prompt: _Prompt, request: CompletionRequest) -> _Prompt:
+    """What goes on with the prompt finds it in the KV cache, so that it is computed once."""
+    keep, salt = request.max_tokens != 0, request.cache_salt
+    entries = model.score(prompt.ids, request.logprobs or 0, keep=keep, cache_salt=salt)
     return _Prompt(prompt.ids, prompt.text, _described(model, (), prompt.ids, entries))
 
 
@@ -181,7 +183,10 @@ class _Answer:
 
     def _usage(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
         if results:
-            return usage(results, range(0, len(results), self._number))
+            counts = usage(results, range(0, len(results), self._number))
+            if self._prompts[0].scored is not None:  # all of it was computed for this request, if not for its answers
+                counts["prompt_tokens_details"]["cached_tokens"] = 0
+            return counts
         num_tokens = sum(len(prompt.ids) for prompt in self._prompts)
         return {"prompt_tokens": num_tokens, "completion_tokens": 0, "total_tokens": num_tokens}
 

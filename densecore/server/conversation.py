@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from densecore.server.errors import bad_request
-from densecore.server.schemas import Tool
+from densecore.server.schemas import ROLES, Tool
 from densecore.server.tool_formats import instructions
 
 __all__ = ["conversation", "with_instructions"]
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -63,16 +63,14 @@ def _calls(where: str, calls: Any) -> list[dict[str, Any]]:
 
 
 def _call(where: str, call: Any) -> dict[str, Any]:
-    """Arguments come as JSON in a string, and templates write JSON themselves."""
+    """Arguments come as JSON in a string, and templates write JSON themselves; what is no JSON stays a string."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise bad_request(f"{where}.function must be an object with a name and arguments", "messages")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):  # a model wrote it, and should see what it wrote
             arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            raise bad_request(f"{where}.function.arguments is not JSON", "messages") from None
     return {**call, "function": {**function, "arguments": arguments}}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["log_request", "logging_to_stderr"]
 
-LOGGERS = ("densecore", "uvicorn.error")
+LOGGERS = ("densecore", "uvicorn.error", "opentelemetry")
 
 logger = logging.getLogger("densecore.server.requests")
 
@@ -45,7 +45,7 @@ def _time(record: logging.LogRecord) -> str:
 
 @contextlib.contextmanager
 def logging_to_stderr(level: str, format: str) -> Iterator[None]:
-    """Within the context lines of this package and of uvicorn go to stderr."""
+    """Within the context lines of this package, of uvicorn and of OpenTelemetry go to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
     loggers = [logging.getLogger(name) for name in LOGGERS]

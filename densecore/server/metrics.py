@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -122,7 +122,7 @@ def _sum(figures: list[dict[str, Any]], key: str) -> float:
     return float(sum(each[key] for each in figures))
 
 
-@router.get("/metrics", response_model=None)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(http: HttpRequest) -> Response:
     """All figures, in Prometheus' text format; also while no model is loaded."""
     return Response(generate_latest(http.app.state.service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

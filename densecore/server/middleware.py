@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import JSONResponse
 
@@ -17,6 +17,9 @@ from densecore.server.probes import OPEN_PATHS
 from densecore.server.rate_limit import RateLimiter
 from densecore.server.records import RequestRecord
 from densecore.server.service import Service
+
+if TYPE_CHECKING:
+    from densecore.server.tracing import Tracing
 
 __all__ = ["Gate"]
 
@@ -38,8 +41,8 @@ class Gate:
     It is plain ASGI, as a stream must be able to see that its client goes away.
     """
 
-    def __init__(self, app: App, service: Service) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: App, service: Service, tracing: Tracing | None = None) -> None:
+        self._app, self._service, self._tracing = app, service, tracing
         settings = service.settings
         self._limiter = (
             RateLimiter(settings.rate_limit_rps, settings.rate_limit_burst) if settings.rate_limit_enabled else None
@@ -49,10 +52,13 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # is answered as GET is; whoever speaks HTTP leaves the body out
+            scope = {**scope, "method": "GET"}
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         record = RequestRecord(_request_id(headers), scope["method"], scope["path"])
         record.generates = scope["method"] == "POST" and scope["path"] in GENERATING
         scope.setdefault("state", {})["record"] = record
+        span = self._tracing.begin(headers, record) if self._tracing is not None else None
         if record.generates:
             self._service.metrics.begin()
         try:
@@ -60,6 +66,8 @@ class Gate:
         finally:
             if record.generates:
                 self._service.metrics.end(record)
+            if self._tracing is not None:
+                self._tracing.end(span, scope, record)
             log_request(record.to_json())
 
     async def _guarded(

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 import densecore
 
-__all__ = ["content_security_policy", "router", "wants_page"]
+__all__ = ["content_security_policy", "digests", "router", "wants_page"]
 
 router = APIRouter()
 
@@ -41,8 +41,8 @@ def content_security_policy(html: str) -> str:
     """
     rules = {
         "default-src": "'none'",
-        "script-src": " ".join(_digests(html, "script")),
-        "style-src": " ".join(_digests(html, "style")),
+        "script-src": " ".join(digests(html, "script")),
+        "style-src": " ".join(digests(html, "style")),
         "img-src": "data:",
         "connect-src": "'self'",
         "base-uri": "'none'",
@@ -54,7 +54,7 @@ def content_security_policy(html: str) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _digests(html: str, tag: str) -> list[str]:
+def digests(html: str, tag: str) -> list[str]:
     """What a policy calls each element of that tag: the SHA-256 of its text."""
     texts = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.S)
     return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts]
@@ -77,7 +77,7 @@ def _media_range(part: str) -> tuple[str, float]:
     return name, 1.0
 
 
-@router.get("/", response_model=None)
+@router.get("/", response_model=None, responses={200: {"content": {"text/html": {}}}})
 async def root(http: HttpRequest) -> Response:
     """The chat page, if HTML is asked for; else what this is, and where to go."""
     if wants_page(http.headers.get("accept", "")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,7 @@ def prepare_chat(model: DenseCore, request: ChatRequest, timeout: float) -> Prep
     inside = thinks(template) and prompt.rstrip().endswith(OPEN)
     if choice.must:
         several = request.parallel_tool_calls is not False and request.tool_choice == "required"
-        config = _must_call(config, call_grammar(format, choice.tools, several=several))
+        config = _must_call(config, _call_grammar(model, format, choice.tools, several))
     free = not (choice.must or config.json_mode or config.json_schema)
     if inside and not free:  # what must be JSON has no place for thinking aloud
         prompt, inside = f"{prompt}\n{CLOSE}\n\n", False
@@ -144,6 +145,16 @@ def _wanted_name(wanted: str | dict[str, Any]) -> str:
     raise bad_request(
         'tool_choice must be none, auto, required, or {"type": "function", "function": {"name": ...}}', "tool_choice"
     )
+
+
+def _call_grammar(model: DenseCore, format: ToolFormat, tools: Sequence[Tool], several: bool) -> str:
+    tokenizer = model.tokenizer
+
+    def spell(mark: str) -> str:
+        ids = tokenizer.encode(mark, parse_special=True)
+        return f"<[{ids[0]}]>" if len(ids) == 1 and tokenizer.is_special(ids[0]) else json.dumps(mark)
+
+    return call_grammar(format, tools, several=several, spell=spell)
 
 
 def _must_call(config: GenerationConfig, grammar: str) -> GenerationConfig:

@@ -27,6 +27,7 @@ class RequestRecord:
     error: str | None = None  # code or type of an error
     complete: bool = False  # whether all of the answer was sent
     cancelled: bool = False  # the client went away before
+    trace_id: str | None = None  # where it is traced
     results: list[GenerationResult] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # seconds between pieces that were sent
     _last: float | None = None
@@ -51,6 +52,8 @@ class RequestRecord:
             "status": self.status,
             "seconds": round(self.seconds, 6),
         }
+        if self.trace_id is not None:
+            line["trace_id"] = self.trace_id
         if self.model is not None:
             line |= {"model": self.model, "stream": self.stream}
         if self.prompt_tokens:

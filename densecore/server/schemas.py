@@ -28,6 +28,25 @@ MAX_TEXTS = 2048  # to embed or rank, as in the OpenAI API
 
 Ids = list[int]
 
+# What `conversation` checks, in words that tell more than pydantic's would; here for those who read the schema.
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+TEXT_PART: dict[str, Any] = {"type": "object", "properties": {"type": {"const": "text"}, "text": {"type": "string"}}}
+TEXT_PART["required"] = ["type", "text"]
+MESSAGE = {
+    "type": "object",
+    "properties": {
+        "role": {"enum": list(ROLES)},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}, {"type": "null"}]},
+        "tool_calls": {"type": ["array", "null"], "items": {"type": "object"}},
+        "tool_call_id": {"type": ["string", "null"]},
+    },
+    "required": ["role"],
+}
+Messages = Annotated[
+    list[dict[str, Any]],
+    Field(min_length=1, max_length=MAX_MESSAGES, json_schema_extra={"items": MESSAGE}),
+]
+
 
 class Request(BaseModel):
     """What all requests share: which model is asked."""
@@ -111,7 +130,7 @@ class Tool(BaseModel):
 class ChatRequest(SamplingFields):
     """``POST /v1/chat/completions``. `max_tokens` is by default what the context has room for."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -170,7 +189,7 @@ class UnloadModel(ModelName):
 class ApplyTemplate(Request):
     """``POST /apply-template``: the prompt that a conversation becomes."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -181,7 +200,7 @@ class Tokenize(Request):
 
     prompt: str | None = None
     content: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: Messages | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

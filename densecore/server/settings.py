@@ -39,6 +39,7 @@ class ServerSettings:
     ping_seconds : a comment is sent when a stream has had nothing to say for so long.
     max_loaded_models : beyond that the model that was not used for longest is unloaded.
     log_level, log_format : lines of JSON, or text.
+    tracing_enabled : send OpenTelemetry traces, see `densecore.server.tracing`.
     """
 
     host: str = "127.0.0.1"
@@ -60,10 +61,11 @@ class ServerSettings:
     max_loaded_models: int = 1
     log_level: str = "info"
     log_format: str = "json"
+    tracing_enabled: bool = False
 
     def __post_init__(self) -> None:
         integer("port", self.port, 0, 65535)
-        for name in ("auth_enabled", "rate_limit_enabled", "cors_enabled"):
+        for name in ("auth_enabled", "rate_limit_enabled", "cors_enabled", "tracing_enabled"):
             flag(name, getattr(self, name))
         number("rate_limit_rps", self.rate_limit_rps, 0, 1e6, open_below=True)
         integer("rate_limit_burst", self.rate_limit_burst, 1)
@@ -131,6 +133,7 @@ ENVIRONMENT: dict[str, Callable[[str], Any]] = {
     "max_loaded_models": int,
     "log_level": _lower,
     "log_format": _lower,
+    "tracing_enabled": _switch,
     # These are arguments of the model, not fields of ServerSettings.
     "threads": int,
     "main_model_path": str,

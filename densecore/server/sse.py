@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["DONE", "PING", "EventStream", "frame", "merged"]
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -35,7 +37,7 @@ class EventStream(StreamingResponse):
 
 def frame(value: Mapping[str, Any]) -> bytes:
     """One event: a JSON object on a line."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(value).encode() + b"\n\n"
 
 
 async def merged(
@@ -45,29 +47,47 @@ async def merged(
 
     None alone: nothing has come for `ping_seconds`. The first error is raised.
     """
-    pieces: asyncio.Queue[tuple[int, TextPiece | None] | Exception] = asyncio.Queue()
+    events: asyncio.Queue[tuple[int, Any] | None] = asyncio.Queue()
 
-    async def pump(index: int, stream: AsyncTextStream) -> None:
-        try:
-            async for piece in stream:
-                pieces.put_nowait((index, piece))
-            pieces.put_nowait((index, None))
-        except Exception as error:
-            pieces.put_nowait(error)
+    def put(index: int, event: Any) -> None:
+        events.put_nowait((index, event))
 
-    tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
-    running = len(tasks)
-    try:
+    for index, stream in enumerate(streams):
+        stream.redirect(functools.partial(put, index))
+    running = len(streams)
+    with _Pings(ping_seconds, lambda: events.put_nowait(None)) as pings:
         while running:
-            try:
-                piece = await asyncio.wait_for(pieces.get(), ping_seconds)
-            except TimeoutError:
+            event = await events.get()
+            if event is None:
                 yield None
                 continue
-            if isinstance(piece, Exception):
-                raise piece
-            running -= piece[1] is None
-            yield piece
-    finally:
-        for task in tasks:
-            task.cancel()
+            pings.last = pings.loop.time()
+            piece = streams[event[0]].take(event[1])
+            running -= piece is None
+            yield event[0], piece
+
+
+class _Pings:
+    """Calls `ping` whenever nothing has happened for `seconds`; a timer a piece of text would cost more than the text.
+
+    last : when something happened, by the loop's clock
+    """
+
+    def __init__(self, seconds: float, ping: Callable[[], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.last = self.loop.time()
+        self._seconds, self._ping = seconds, ping
+
+    def __enter__(self) -> _Pings:
+        self._timer = self.loop.call_later(self._seconds, self._look)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        if now - self.last >= self._seconds:
+            self.last = now
+            self._ping()
+        self._timer = self.loop.call_at(self.last + self._seconds, self._look)

@@ -6,13 +6,15 @@ The format is told by the model's chat template, which names the marks that the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from densecore.server.schemas import Tool
 
 __all__ = ["FORMATS", "ToolFormat", "call_grammar", "format_of", "instructions"]
+
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class ToolFormat:
     arguments : what the field of the arguments is called.
     first, between, last : around and between the calls of an answer that must be calls; no `between`, a single call.
     shows_control_tokens : whether the marker is a control token, which a text does not show otherwise.
+    separator : stands between a function's name and its arguments, if a call is no JSON object with both.
     """
 
     name: str
@@ -36,6 +39,7 @@ class ToolFormat:
     between: str = ""
     last: str = ""
     shows_control_tokens: bool = False
+    separator: str = ""
 
 
 FORMATS = {
@@ -57,6 +61,15 @@ FORMATS = {
         last="]",
         shows_control_tokens=True,
     ),
+    "mistral-args": ToolFormat(
+        "mistral-args",
+        marker="[TOOL_CALLS]",
+        end="]",
+        opening="[TOOL_CALLS]",
+        between="[TOOL_CALLS]",
+        shows_control_tokens=True,
+        separator="[ARGS]",
+    ),
     "llama3": ToolFormat("llama3", arguments="parameters"),
     "json": ToolFormat("json"),
 }
@@ -67,7 +80,7 @@ def format_of(template: str) -> ToolFormat:
     if "<tool_call>" in template:
         return FORMATS["hermes"]
     if "[TOOL_CALLS]" in template:
-        return FORMATS["mistral"]
+        return FORMATS["mistral-args" if "[ARGS]" in template else "mistral"]
     if "<|python_tag|>" in template or '"parameters": dictionary' in template:
         return FORMATS["llama3"]
     return FORMATS["json"]
@@ -84,13 +97,39 @@ def instructions(tools: Sequence[Tool]) -> str:
     )
 
 
-def call_grammar(format: ToolFormat, tools: Sequence[Tool], *, several: bool) -> str:
-    """A grammar in Lark syntax for what follows `opening`: a call of one of `tools`, or several."""
+def call_grammar(
+    format: ToolFormat, tools: Sequence[Tool], *, several: bool, spell: Callable[[str], str] = json.dumps
+) -> str:
+    """A grammar in Lark syntax for what follows `opening`: a call of one of `tools`, or several.
+
+    spell : the grammar's word for a mark, which the vocabulary may have as a control token
+    """
     calls = "call"
     if several and format.between:
-        calls = f"call ({json.dumps(format.between)} call)*"
-    first, last = (f" {json.dumps(text)} " if text else " " for text in (format.first, format.last))
-    return f"start:{first}{calls}{last}\ncall: %json {_escaped(_call_schema(format, tools))}\n"
+        calls = f"call ({spell(format.between)} call)*"
+    first, last = (f" {spell(text)} " if text else " " for text in (format.first, format.last))
+    rules = _named_calls(format, tools, spell) if format.separator else _json_calls(format, tools)
+    return f"start:{first}{calls}{last}\n{rules}"
+
+
+def _json_calls(format: ToolFormat, tools: Sequence[Tool]) -> str:
+    """The rule ``call`` where a call is a JSON object with name and arguments."""
+    return f"call: %json {_escaped(_call_schema(format, tools))}\n"
+
+
+def _named_calls(format: ToolFormat, tools: Sequence[Tool], spell: Callable[[str], str]) -> str:
+    """The rule ``call`` where a name, `separator` and arguments follow each other."""
+    rules = [f"call: {' | '.join(f'call_{index}' for index in range(len(tools)))}\n"]
+    for index, tool in enumerate(tools):
+        schema = _parameters(tool) | {"x-guidance": JSON_STYLE}
+        rules.append(
+            f"call_{index}: {json.dumps(tool.function.name)} {spell(format.separator)} %json {_escaped(schema)}\n"
+        )
+    return "".join(rules)
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    return tool.function.parameters or {"type": "object", "additionalProperties": False}
 
 
 def _call_schema(format: ToolFormat, tools: Sequence[Tool]) -> dict[str, Any]:
@@ -99,7 +138,7 @@ def _call_schema(format: ToolFormat, tools: Sequence[Tool]) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "name": {"const": tool.function.name},
-                format.arguments: tool.function.parameters or {"type": "object", "additionalProperties": False},
+                format.arguments: _parameters(tool),
             },
             "required": ["name", format.arguments],
             "additionalProperties": False,
@@ -107,9 +146,7 @@ def _call_schema(format: ToolFormat, tools: Sequence[Tool]) -> dict[str, Any]:
         for tool in tools
     ]
     schema: dict[str, Any] = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
-    return _with_definitions_on_top(schema, tools) | {
-        "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    }
+    return _with_definitions_on_top(schema, tools) | {"x-guidance": JSON_STYLE}
 
 
 def _with_definitions_on_top(schema: dict[str, Any], tools: Sequence[Tool]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from densecore.server.call_scanner import CallScanner
+from densecore.server.call_scanner import ArgumentsScanner, CallScanner
+from densecore.server.pythonic import PythonicScanner, parse_call
 from densecore.server.reasoning import held_back
 from densecore.server.tool_formats import ToolFormat
 
@@ -16,6 +18,12 @@ __all__ = ["CallDelta", "ToolParser", "new_call_id"]
 STARTS = ("{", "<|python_tag|>{", "```json{", "```{", "[{")  # of an output that is a call, white space aside
 BETWEEN = " \t\r\n,;["  # calls
 AROUND = BETWEEN + "]`"  # calls without marker, which may be a list, or code in Markdown
+SEPARATOR = "[ARGS]"
+NAME = re.compile(r"[A-Za-z0-9_.:-]")
+NAMED_CALL = re.compile(r"([A-Za-z0-9_.:-]+)\s*(?:\[CALL_ID\]\s*\w*\s*)?")
+NAMED_BEGINNING = re.compile(r"[A-Za-z0-9_.:-]+\s*(?:\[[A-Z_]*(?:\]\s*\w*\s*)?(?:\[[A-Z]*)?)?")
+MAX_HEADER = 256  # characters of a name and an id
+PYTHONIC = re.compile(r"\[\s*([A-Za-z_][\w.]*)?\s*(\()?")
 ID_LENGTH = 9  # Mistral's templates insist on nine letters and digits
 ID_CHARACTERS = string.ascii_letters + string.digits
 
@@ -50,6 +58,7 @@ class ToolParser:
         self._held = ""  # text that is not understood yet
         self._raw = ""  # of a call whose name is not known
         self._scanner = CallScanner()
+        self._object, self._list = ArgumentsScanner(), PythonicScanner()
         self._id: str | None = None
         self.num_calls = 0
         steps: dict[str, Callable[[list[Piece]], bool]] = {
@@ -58,6 +67,9 @@ class ToolParser:
             "plain": self._plain,
             "between": self._between,
             "call": self._call,
+            "named": self._named,
+            "arguments": self._arguments,
+            "python": self._python,
         }
         self._steps = steps
         self._state = "between" if inside else "text" if format.marker else "start"
@@ -83,6 +95,11 @@ class ToolParser:
     # Each step takes from the held text; False when it needs more.
 
     def _start(self, found: list[Piece]) -> bool:
+        if (kind := self._is_pythonic(self._held.lstrip())) is not None:
+            if kind:
+                before, _, self._held = self._held.partition("[")
+                self._raw, self._state, self._list = f"{before}[", "python", PythonicScanner()
+            return kind
         before, brace, _ = self._held.partition("{")
         begun = "".join((before + brace).split())
         if begun in STARTS:
@@ -119,6 +136,8 @@ class ToolParser:
         if text.startswith("{"):
             self._held = text
             self._begin_call()
+        elif self._format.marker and NAME.match(self._held.lstrip()):
+            self._held, self._state = self._held.lstrip(), "named"
         elif self._format.end and text.startswith(self._format.end):
             self._held, self._state = text[len(self._format.end) :], "text"
         elif not text or (self._format.end and self._format.end.startswith(text)):
@@ -142,7 +161,6 @@ class ToolParser:
         if scanner.name is not None:
             self._send(found, scanner.name)
         if scanner.done or scanner.failed:
-            self.num_calls += 1
             self._state = "between"
         return True
 
@@ -152,7 +170,59 @@ class ToolParser:
     def _send(self, found: list[Piece], name: str) -> None:
         arguments = self._scanner.take_arguments()
         if self._id is None:
-            self._id, self._raw = new_call_id(), ""
-            found.append(CallDelta(self.num_calls, arguments, self._id, name))
+            self._announce(found, name, arguments)
         elif arguments:
-            found.append(CallDelta(self.num_calls, arguments))
+            found.append(CallDelta(self.num_calls - 1, arguments))
+
+    def _announce(self, found: list[Piece], name: str, arguments: str) -> None:
+        self._id, self._raw = new_call_id(), ""
+        found.append(CallDelta(self.num_calls, arguments, self._id, name))
+        self.num_calls += 1
+
+    # ``name[ARGS]{...}``, or ``name[CALL_ID]id[ARGS]{...}``
+
+    def _named(self, found: list[Piece]) -> bool:
+        header, separator, after = self._held.partition(SEPARATOR)
+        if separator and (call := NAMED_CALL.fullmatch(header)):
+            self._held, self._state, self._object = after.lstrip(), "arguments", ArgumentsScanner()
+            self._announce(found, call[1], "")
+            return True
+        if separator or len(header) > MAX_HEADER or not NAMED_BEGINNING.fullmatch(header):
+            self._state = "text"
+            return True
+        return False
+
+    def _arguments(self, found: list[Piece]) -> bool:
+        length = self._object.feed(self._held)
+        text, self._held = self._held[:length], self._held[length:]
+        found.append(CallDelta(self.num_calls - 1, text))
+        if self._object.done:
+            self._state = "text"
+        return True
+
+    # ``[f(a=1), g(b="x")]``
+
+    def _is_pythonic(self, text: str) -> bool | None:
+        """Whether a list of calls of known functions begins here; None, it does not; False, that is open."""
+        begun = PYTHONIC.match(text)
+        if begun is None:
+            return None
+        if begun[2]:
+            return True if begun[1] in self._names else None
+        rest_is_open = begun.end() == len(text) and any(name.startswith(begun[1] or "") for name in self._names)
+        return False if rest_is_open else None
+
+    def _python(self, found: list[Piece]) -> bool:
+        length, written = self._list.feed(self._held)
+        self._raw, self._held = self._raw + self._held[:length], self._held[length:]
+        if written is not None:
+            call = parse_call(written)
+            if call is None or call[0] not in self._names:
+                self._list.failed = True
+            else:
+                self._announce(found, *call)
+        if self._list.failed:
+            self._state, self._held, self._raw = "plain", self._raw + self._held, ""
+        elif self._list.done:
+            self._state, self._raw = "between", ""
+        return True

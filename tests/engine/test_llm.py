@@ -337,6 +337,31 @@ class TestOpenStream:
         asyncio.run(leave())
         wait_until_idle(tiny)
 
+    def test_a_loop_that_ends_ends_its_requests(self, tiny, caplog):
+        async def leave_open():
+            stream = await tiny.open_stream("ab", max_tokens=200, logit_bias={2: -100})
+            await anext(stream)
+            return stream
+
+        stream = asyncio.run(leave_open())
+        wait_until_idle(tiny)
+        assert stream.result is None
+        assert "the event loop of this request has ended" in caplog.text
+
+    def test_many_streams_are_each_as_alone(self, tiny):
+        prompts = [[5 + i, 6, 7 + i] for i in range(8)]
+
+        async def collect(prompt):
+            async with await tiny.open_stream(prompt, max_tokens=40, **GREEDY) as stream:
+                return "".join([piece.text async for piece in stream]), stream.result.text
+
+        async def collect_all():
+            return await asyncio.gather(*map(collect, prompts))
+
+        alone = [tiny.complete(prompt, max_tokens=40, **GREEDY).text for prompt in prompts]
+        for _ in range(2):  # each loop has a mailbox of its own
+            assert asyncio.run(collect_all()) == [(text, text) for text in alone]
+
 
 def test_control_tokens_show_if_asked_for(tmp_path):
     vocabulary = llama_vocabulary()

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.convert.tiny import write_checkpoint
+from tests.convert.tiny import N_VOCAB, write_checkpoint
 
-__all__ = ["CONFIGURATIONS", "LOGITS", "N_VOCAB", "TOKENS", "configurations", "draw_weights", "write_case"]
+__all__ = ["CONFIGURATIONS", "LOGITS", "TOKENS", "configurations", "draw_weights", "write_case"]
 
 CONFIGURATIONS = Path(__file__).with_name("archs.json")
 LOGITS = Path(__file__).with_name("archs.npz")
-N_VOCAB = 64
 TOKENS = np.random.RandomState(3).randint(0, N_VOCAB, 48).astype(np.int32)
 
 
@@ -51,11 +50,4 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def write_case(folder: Path, case: dict[str, Any]) -> Path:
     """Write config.json, tokenizer.json and the weights of a case; returns the folder."""
-    return write_checkpoint(folder, case["config"], draw_weights(case["shapes"]), tokenizer={"model": _vocabulary()})
-
-
-def _vocabulary() -> dict[str, Any]:
-    """A BPE of single characters."""
-    tokens = ["<unk>", "<s>", "</s>", "\u2581", *map(chr, range(ord("A"), ord("A") + N_VOCAB - 4))]
-    vocab = {token: number for number, token in enumerate(tokens)}
-    return {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": vocab, "merges": []}
+    return write_checkpoint(folder, case["config"], draw_weights(case["shapes"]))

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.checkpoints import CONFIGURATIONS, LOGITS, N_VOCAB, TOKENS, draw_weights
+from tests.convert.tiny import COLUMNS, N_VOCAB
+from tests.models.checkpoints import CONFIGURATIONS, LOGITS, TOKENS, draw_weights
 
 SIZES = {
     "vocab_size": N_VOCAB, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+    "bos_token_id": None, "eos_token_id": 263, "pad_token_id": None,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 5e3, "factor": 4.0, "original_max_position_embeddings": 64,
         "beta_fast": 2.0, "beta_slow": 0.5}  # fmt: skip
@@ -107,7 +108,7 @@ def main() -> None:
         config = json.loads(model.config.to_json_string(use_diff=False))
         configurations[name] = {"config": config, "shapes": shapes_of(model)}
         with torch.no_grad():
-            logits[name] = model(torch.from_numpy(TOKENS)[None].long()).logits[0].float().numpy()
+            logits[name] = model(torch.from_numpy(TOKENS)[None].long()).logits[0, :, COLUMNS].float().numpy()
         spread = logits[name].std()
         print(f"{name:16} logits of spread {spread:.2f}, {sum(p.numel() for p in model.parameters())} parameters")
     lines = ",\n".join(f'"{name}": {json.dumps(value)}' for name, value in configurations.items())

@@ -68,12 +68,18 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    paths: dict[str, Path], *, load: Any = None, ready: bool = True, options: Any = None, **settings: Any
+    paths: dict[str, Path],
+    *,
+    load: Any = None,
+    ready: bool = True,
+    options: Any = None,
+    tracing: Any = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """A server of these models, in a thread of its own."""
     chosen = ServerSettings(**({"port": 0, "shutdown_timeout": 10.0} | settings))
     entries = [ModelEntry(name, path) for name, path in paths.items()]
-    app = create_app(chosen, entries, load or (lambda entry: load_model(entry, options or {})))
+    app = create_app(chosen, entries, load or (lambda entry: load_model(entry, options or {})), tracing)
     server = Server(app, chosen)
     with listen("127.0.0.1", 0) as sock:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)

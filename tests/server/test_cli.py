@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,40 @@ def test_sigterm_drains_and_ends_with_0(tiny_path: Path) -> None:
         (request,) = [line for line in lines if line.get("path") == "/v1/chat/completions"]
         assert request["completion_tokens"] == 1600 or "length" in request["finish_reason"]
         assert not [line for line in lines if line["level"] == "error"]
+
+
+def test_sigterm_under_load(tiny_path: Path) -> None:
+    """Streams in flight finish, each whole; who comes now is sent away; the exit status is 0."""
+    with serving("-m", tiny_path, "--max-concurrency", 4) as (process, client):
+        url, begun, found = str(client.base_url), threading.Barrier(17), []
+
+        def ask() -> None:
+            with httpx.stream("POST", f"{url}/v1/chat/completions", json=ASK, timeout=60) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                begun.wait(30)
+                rest = [line for line in lines if line.startswith("data: ")]
+                found.append((rest[-1], json.loads(rest[-2][6:])["choices"][0]["finish_reason"]))
+
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        begun.wait(30)
+        process.send_signal(signal.SIGTERM)
+        statuses = []
+        while process.poll() is None and len(statuses) < 1000:
+            try:
+                answer = httpx.post(f"{url}/v1/chat/completions", json=ASK | {"stream": False}, timeout=60)
+            except httpx.TransportError:  # it has ended
+                break
+            statuses.append(answer.status_code)
+            assert answer.headers.get("retry-after") or answer.status_code == 200
+        for thread in threads:
+            thread.join(60)
+        assert found == 16 * [("data: [DONE]", "length")]
+        assert statuses[-1] == 503
+        assert set(statuses[2:]) == {503}  # the signal may come a little later than the first of them
+        assert process.wait(30) == 0
 
 
 def test_ctrl_c_ends_with_130_and_a_second_one_at_once(tiny_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, where it is installed (the extra ``clients``): its log-likelihoods are those of the SDK."""
+"""lm-evaluation-harness, where it is installed (the extra ``evaluation``): its log-likelihoods are those of the SDK."""
 
 from __future__ import annotations
 

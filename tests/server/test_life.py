@@ -144,6 +144,21 @@ class TestEnd:
         go.set()
 
 
+class TestDelays:
+    def test_small_answers_come_at_once_on_a_connection_that_is_kept(self, tiny_path):
+        """With Nagle's algorithm an answer's second part waits for the acknowledgement of its first, 40 ms."""
+        with running({"tiny": tiny_path}) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+            times = []
+            for _ in range(20):
+                started = time.monotonic()
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += client.recv(4096)
+                times.append(time.monotonic() - started)
+            assert sorted(times)[10] < 0.03
+
+
 class TestClientsThatGoAway:
     @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
     def test_blocks_are_free_again(self, tiny_path, stream):

@@ -7,7 +7,7 @@ import threading
 import httpx
 import openai
 import pytest
-from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from densecore.exceptions import InvalidConfigError
 from densecore.server.probes import OPEN_PATHS
@@ -28,27 +28,31 @@ def guarded(tiny_path):
 
 def routes(server: Running) -> list[tuple[str, str]]:
     app = server.server.config.app
-    found = [(method, path) for path, methods in openapi_paths(app).items() for method in methods]
-    return [*found, ("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nowhere"), ("POST", "/v1/nowhere")]
+    found = [(method, route.path) for route in all_routes(app.routes) for method in sorted(route.methods)]
+    paths = {path for _, path in found}
+    documented = set(app.openapi()["paths"])
+    assert {path.replace("{name:path}", "{name}") for path in paths} == documented | {"/docs", "/openapi.json"}
+    found += [("GET", "/nowhere"), ("POST", "/v1/nowhere"), ("GET", "/health/"), ("GET", "/health/x")]
+    return [(method, path.replace("{name:path}", "tiny")) for method, path in found]
 
 
-def openapi_paths(app) -> dict[str, list[str]]:
-    paths = app.openapi()["paths"]
-    assert len(paths) == len({route.path for route in all_routes(app)})
-    return {path.replace("{name}", "tiny"): [method.upper() for method in methods] for path, methods in paths.items()}
-
-
-def all_routes(app) -> list[APIRoute]:
-    from densecore.server.app import ROUTERS
-
-    return [route for module in ROUTERS for route in module.router.routes if isinstance(route, APIRoute)]
+def all_routes(routes) -> list[Route]:
+    """Every route of an application, those of the routers that it includes, too."""
+    found = []
+    for route in routes:
+        inner = getattr(getattr(route, "original_router", None), "routes", None)
+        found += [route] if inner is None else all_routes(inner)
+    return found
 
 
 class TestKeys:
-    def test_every_route_but_probes_asks(self, guarded):
+    @pytest.mark.parametrize("key", [None, "sk-wrong", "sk-öne", "sk-one\xff"], ids=["none", "wrong", "ö", "byte"])
+    def test_every_route_but_probes_asks(self, guarded, key):
+        assert OPEN_PATHS == ("/", "/health", "/health/live", "/health/ready", "/health/startup")
         assert len(routes(guarded)) > 20
+        headers = [] if key is None else [(b"authorization", b"Bearer " + key.encode("latin-1"))]
         for method, path in routes(guarded):
-            status = guarded.http.request(method, path).status_code
+            status = guarded.http.request(method, path, headers=headers).status_code
             assert (status == 401) == (path not in OPEN_PATHS), (method, path, status)
 
     @pytest.mark.parametrize(

@@ -196,8 +196,32 @@ class TestTokens:
 
     def test_pages(self, builtin: Running) -> None:
         assert builtin.http.get("/").json()["name"] == "densecore"
-        assert "swagger" in builtin.http.get("/docs").text.lower()
         schema = builtin.http.get("/openapi.json").json()
         body = schema["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert "messages" in body["properties"]
+        assert body["properties"]["messages"]["items"]["required"] == ["role"]
         assert "$ref" not in json.dumps(body)
+        responses = schema["paths"][CHAT]["post"]["responses"]
+        assert {"200", "400", "401", "429", "501", "503"} <= set(responses)
+        assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert "422" not in json.dumps(schema)
+
+    def test_the_reference_loads_nothing(self, builtin: Running) -> None:
+        page = builtin.http.get("/docs")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+        assert not re.search(r"<script|<link|src=|https?://|@import|url\(", page.text)
+        for path, methods in builtin.http.get("/openapi.json").json()["paths"].items():
+            for method in methods:
+                assert f"<code>{method.upper()} {path}</code>" in page.text
+        assert "<code>max_completion_tokens</code></td><td>integer</td>" in page.text
+        assert builtin.http.get("/redoc").status_code == 404
+
+    @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready", "/health/startup", "/v1/models"])
+    def test_head(self, builtin: Running, path: str) -> None:
+        get, head = builtin.http.get(path), builtin.http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+
+    def test_405_says_what_is_allowed(self, builtin: Running) -> None:
+        assert builtin.http.get(CHAT).headers["allow"] == "POST"
+        assert builtin.http.put("/v1/models").headers["allow"] == "GET"

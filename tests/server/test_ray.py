@@ -1,4 +1,4 @@
-"""docs/deploy/ray_serve.py on a local Ray of two replicas, where Ray is installed (the extra ``clients``)."""
+"""docs/deploy/ray_serve.py on a local Ray of two replicas, where Ray is installed (the extra ``ray``)."""
 
 from __future__ import annotations
 

@@ -51,6 +51,21 @@ class TestEcho:
         assert answer.usage.prompt_tokens == len(ids) + 5
         assert answer.usage.completion_tokens == 2 * max_tokens
 
+    def test_the_prompt_is_computed_once(self, server):
+        prompt = "One day a bird sat in a tall tree and sang to the sun"
+        count = len(server.model.prompt_tokens(prompt))
+        before = server.model.get_metrics()["prompt_tokens_cached_total"]
+        client = server.openai().completions
+        answer = client.create(prompt=prompt, max_tokens=1, **HARNESS)
+        assert server.model.get_metrics()["prompt_tokens_cached_total"] - before == count - 1
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
+        salted = client.create(prompt=prompt, max_tokens=1, extra_body={"cache_salt": "x"}, **HARNESS)
+        assert server.model.get_metrics()["prompt_tokens_cached_total"] - before == 2 * (count - 1)
+        alone = client.create(prompt=prompt, max_tokens=1, **(HARNESS | {"echo": False}))
+        for found in (answer, salted):
+            assert found.choices[0].text == prompt + alone.choices[0].text
+            assert found.choices[0].logprobs.token_logprobs[-1] == alone.choices[0].logprobs.token_logprobs[0]
+
     def test_offsets_say_where_tokens_are_in_the_text(self, server):
         prompt = "Once upon a time, Lily"
         choice = server.openai().completions.create(prompt=prompt, max_tokens=6, **HARNESS).choices[0]

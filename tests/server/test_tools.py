@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import jsonschema
+import numpy as np
 import openai
 import pytest
 
@@ -17,7 +19,7 @@ from densecore.server.reasoning import ReasoningSplitter
 from densecore.server.tool_formats import FORMATS, format_of
 from densecore.server.tool_parser import ToolParser
 from tests.conftest import shared_path
-from tests.gguf_factory import make_model
+from tests.gguf_factory import llama_vocabulary, make_model
 
 from .conftest import Running, running
 
@@ -46,18 +48,30 @@ ARGUMENTS = '{"city": "Paris", "unit": "C"}'
 TEMPLATES = {
     "hermes": "Qwen-Qwen2.5-7B-Instruct",
     "mistral": "mistralai-Mistral-Nemo-Instruct-2407",
+    "mistral-args": None,
     "llama3": "meta-llama-Llama-3.1-8B-Instruct",
     "json": "microsoft-Phi-3.5-mini-instruct",
 }
+NAMED_TEMPLATE = """\
+{{- bos_token }}{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' or message.role == 'system' %}[INST]{{ message.content }}[/INST]
+{%- elif message.role == 'tool' %}[TOOL_RESULTS]{{ message.content }}[/TOOL_RESULTS]
+{%- elif message.tool_calls %}{% for call in message.tool_calls %}[TOOL_CALLS]{{ call.function.name }}[ARGS]
+{{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}{% endfor %}
+{%- else %}{{ message.content }}{{ eos_token }}{% endif %}
+{%- endfor %}"""  # as Mistral's templates are since the end of 2024
 CALLS = {  # a call as each family writes it
     "hermes": f'<tool_call>\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n</tool_call>',
     "mistral": f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {ARGUMENTS}}}]',
+    "mistral-args": f"[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}",
     "llama3": f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}',
     "json": f'```json\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n```',
 }
 TWO_CALLS = {
     "hermes": "Let me see.\n" + CALLS["hermes"] + '\n<tool_call>\n{"arguments": {}, "name": "get_time"}\n</tool_call>',
     "mistral": CALLS["mistral"][:-1] + ', {"name": "get_time", "arguments": {}}]',
+    "mistral-args": CALLS["mistral-args"] + "[TOOL_CALLS]get_time[CALL_ID]abcdefghi[ARGS]{}",
 }
 
 
@@ -117,6 +131,67 @@ class TestParser:
             message, _ = parse("hermes", f'<tool_call>{{"name": "f", "arguments": {written}}}</tool_call>', size)
             assert called(message) == [("f", json.loads(odd))]
 
+    @pytest.mark.parametrize("format", ["llama3", "json"])
+    def test_calls_as_python(self, format: str, size: int) -> None:
+        first = r"""get_weather(city="Paris", unit='C', days=[1, -2.5, (True, null)], note="a)]\"('\n", m={"é": {}})"""
+        message, deltas = parse(format, f"[{first},\n get_time( )]\n", size)
+        expected = {"city": "Paris", "unit": "C", "days": [1, -2.5, [True, None]], "note": "a)]\"('\n"}
+        expected["m"] = {"é": {}}
+        assert called(message) == [("get_weather", expected), ("get_time", {})]
+        assert message.content == ""
+        assert [delta.call.index for delta in deltas if delta.call and delta.call.name] == [0, 1]
+
+    @pytest.mark.parametrize("format", ["llama3", "json"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[get_weather]",
+            "[get_weather(",
+            "[delete_all(a=1)]",
+            "[get_time(1)]",
+            "[get_time(a=b)]",
+            "[get_time(a=__import__('os').getcwd())]",
+            "[get_time(a=f'{1}')]",
+            "[get_time(a=1e999)]",
+            "[get_time(a=1j)]",
+            "[get_time(a=b'x')]",
+            "[get_time(a={1: 2})]",
+            "[get_time(**{'a': 1})]",
+            "[get_time(a=1, a=2)]",
+            "[get_time(a='\\ud800')]",
+            "[get_time)]",
+            "[get_time(a=" + "[" * 300 + "]" * 300 + ")]",
+            "[1, get_time()]",
+        ],
+        ids=lambda text: text[:24],
+    )
+    def test_python_that_is_no_call_is_content(self, format: str, text: str, size: int) -> None:
+        message, _ = parse(format, text, size)
+        assert (message.content, message.calls) == (text, [])
+
+    def test_what_follows_a_call_as_python_that_is_none(self, size: int) -> None:
+        message, _ = parse("llama3", "[get_time(), get_time(a=b)]", size)
+        assert (called(message), message.content) == ([("get_time", {})], ", get_time(a=b)]")
+
+    @pytest.mark.parametrize("text", ["[TOOL_CALLS]get weather", "[TOOL_CALLS]f[ARG]", "[TOOL_CALLS]" + "f" * 300])
+    def test_a_name_without_arguments_is_content(self, text: str, size: int) -> None:
+        message, _ = parse("mistral-args", text, size)
+        assert (message.content, message.calls) == (text.removeprefix("[TOOL_CALLS]"), [])
+
+    def test_arguments_that_are_no_json_are_passed_on(self, size: int) -> None:
+        for format, text in [
+            ("hermes", '<tool_call>{"name": "get_time", "arguments": {\'a\': 1,}}</tool_call>'),
+            ("mistral-args", "[TOOL_CALLS]get_time[ARGS]{'a': 1,}"),
+        ]:
+            message, _ = parse(format, text, size)
+            assert message.calls[0]["function"] == {"name": "get_time", "arguments": "{'a': 1,}"}
+
+    def test_what_utf8_cannot_express_reaches_nobody(self, size: int) -> None:
+        quoted = json.dumps('{"a": "\ud800"}')
+        for text in (f'{{"name": "get_time", "arguments": {quoted}}}', '{"name": "\\ud800", "arguments": {}}'):
+            message, _ = parse("hermes", f"<tool_call>{text}</tool_call>", size)
+            json.dumps(message.to_json(), ensure_ascii=False).encode()
+
     def test_a_call_that_was_cut(self, size: int) -> None:
         message, _ = parse("hermes", CALLS["hermes"][:-30], size)
         assert message.calls[0]["function"]["arguments"] == ARGUMENTS[: len(message.calls[0]["function"]["arguments"])]
@@ -146,12 +221,21 @@ class TestParser:
 @pytest.fixture(scope="module", params=TEMPLATES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Running]]:
     """A random model with the chat template of a family."""
-    template = shared_path("templates", TEMPLATES[request.param] + ".jinja").read_text()
+    name = TEMPLATES[request.param]
+    template = NAMED_TEMPLATE if name is None else shared_path("templates", name + ".jinja").read_text()
     folder = tmp_path_factory.mktemp(request.param)
     overrides = {"tokenizer.chat_template": template}
-    path = make_model(folder / "m.gguf", n_layers=1, max_len=8192, metadata_overrides=overrides)
+    vocab = llama_vocabulary() if name else with_control_tokens(llama_vocabulary(), "[TOOL_CALLS]", "[ARGS]")
+    path = make_model(folder / "m.gguf", n_layers=1, max_len=8192, vocab=vocab, metadata_overrides=overrides)
     with running({"m": path}) as server:
         yield request.param, server
+
+
+def with_control_tokens(vocabulary: dict[str, Any], *texts: str) -> dict[str, Any]:
+    """A vocabulary with tokens that no text is."""
+    added = {"tokens": list(texts), "scores": [0.0] * len(texts), "token_type": [3] * len(texts)}
+    keys = {f"tokenizer.ggml.{name}": values for name, values in added.items()}
+    return vocabulary | {key: np.append(vocabulary[key], values).tolist() for key, values in keys.items()}
 
 
 def create(server: Running, **options: object):
@@ -183,6 +267,18 @@ class TestServer:
         assert "21 degrees" in prompt
         assert '"city": "Paris"' in prompt
         assert '\\"city' not in prompt  # JSON, not JSON in a string
+
+    def test_arguments_that_are_no_json_go_back_in(self, family: tuple[str, Running]) -> None:
+        _, server = family
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "get_time", "arguments": "{'a': 1,}"}}
+        history = [
+            *ASK,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "abcdefghi", "content": "the arguments are no JSON"},
+        ]
+        answer = server.post("/apply-template", messages=history, tools=TOOLS)
+        assert answer.status_code == 200, answer.text
+        assert "{'a': 1,}" in answer.json()["prompt"].replace("\\u0027", "'")
 
     def test_a_call_is_found(self, family: tuple[str, Running]) -> None:
         format, server = family
