@@ -9,24 +9,30 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import numpy as np
+from typing import Any
 
 from densecore.async_stream import AsyncTextStream, TextPiece
 from densecore.checks import integer
 from densecore.config import MAX_SEED, GenerationConfig
+from densecore.embedding_model import EmbeddingModel, PoolingWarning, RerankResult, unit_length
 from densecore.engine.logprobs import TokenLogprob
-from densecore.exceptions import InvalidConfigError, UnsupportedFeatureError
+from densecore.exceptions import InvalidConfigError
 from densecore.hub import fetch_model
-from densecore.loaded_model import LoadedModel, Lora, engine_config, reject_unknown
+from densecore.loaded_model import Lora, engine_config, reject_unknown
 from densecore.pending import PendingResult, run_all
 from densecore.results import GenerationResult, TextStream, drain, result_of
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["AsyncTextStream", "DenseCore", "GenerationResult", "TextPiece", "TextStream", "TokenLogprob"]
+__all__ = [
+    "AsyncTextStream",
+    "DenseCore",
+    "GenerationResult",
+    "PoolingWarning",
+    "RerankResult",
+    "TextPiece",
+    "TextStream",
+    "TokenLogprob",
+    "unit_length",
+]
 
 MAX_ANSWERS = 128  # as in the OpenAI API
 
@@ -41,7 +47,7 @@ class _FromConfig:
 _FROM_CONFIG: Any = _FromConfig()
 
 
-class DenseCore(LoadedModel):
+class DenseCore(EmbeddingModel):
     """A model ready to generate. Safe to use from several threads and from asyncio.
 
     Parameters
@@ -278,16 +284,6 @@ class DenseCore(LoadedModel):
         """
         return self._engine.load_cache(Path(path).expanduser(), cache_salt, lora)
 
-    # ------------------------------------------------------------------ the rest of the contract
-
-    def embed(self, text: str, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
-        """Embedding of a text (in a later version)."""
-        _later("embed")
-
-    def embed_batch(self, texts: list[str], pooling: str = "mean", normalize: bool = True) -> np.ndarray:
-        """Embeddings of several texts (in a later version)."""
-        _later("embed_batch")
-
     # ------------------------------------------------------------------ inside
 
     def _stream(self, prompt_ids: list[int], config: GenerationConfig | None, options: Mapping[str, Any]) -> TextStream:
@@ -311,7 +307,3 @@ def _generation_config(config: GenerationConfig | None, options: Mapping[str, An
         raise InvalidConfigError(f"config must be a GenerationConfig, not {type(config).__name__}")
     reject_unknown("argument", options, GenerationConfig.names())
     return dataclasses.replace(config or GenerationConfig(), **options)
-
-
-def _later(feature: str) -> NoReturn:
-    raise UnsupportedFeatureError(f"{feature}: not in this version of DenseCore yet")

@@ -16,19 +16,19 @@ import numpy as np
 
 from densecore.checks import integer
 from densecore.config import MAX_TOP_LOGPROBS, EngineConfig
-from densecore.engine import Engine
+from densecore.engine import EncoderEngine, Engine
 from densecore.engine.adapters import LoraAdapter
 from densecore.engine.logprobs import TokenLogprob
 from densecore.exceptions import InvalidConfigError, ModelLoadError
 from densecore.gguf import GGUFFile
-from densecore.models import load_model
+from densecore.models import Encoder, load_any, load_model
 from densecore.scoring import score_tokens
 from densecore.tokenizer import ChatTemplate, Tokenizer
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["LoadedModel", "Lora", "engine_config", "reject_unknown"]
+__all__ = ["LoadedModel", "Lora", "checked_text", "engine_config", "reject_unknown"]
 
 LoraPath = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
 Lora = str | SequenceOf[str] | Mapping[str, float | None] | None  # as in GenerationConfig
@@ -50,13 +50,18 @@ class LoadedModel:
         config = engine_config(threads, engine_options)
         with contextlib.ExitStack() as files:
             file = files.enter_context(contextlib.closing(_open(main_model_path)))
-            model, draft = load_model(file), None
+            model, draft = load_any(file), None
             self._tokenizer = Tokenizer.from_hub(hf_repo_id) if hf_repo_id else Tokenizer.from_gguf(file)
             if draft_model_path is not None:
                 draft_file = files.enter_context(contextlib.closing(_open(draft_model_path)))
                 _check_same_vocabulary(file, draft_file)
                 draft = load_model(draft_file)
-            self._engine = Engine(model, self._tokenizer, config, draft)
+            if isinstance(model, Encoder):
+                _refuse_for_encoders(file, draft_model_path=draft_model_path, lora_path=lora_path)
+                self._any_engine: Engine | EncoderEngine = EncoderEngine(model, self._tokenizer, config)
+            else:
+                self._any_engine = Engine(model, self._tokenizer, config, draft)
+            self._rerank_template = file.metadata.string("tokenizer.chat_template.rerank", "")
             for path, scale in _paths_and_scales(lora_path):
                 self.load_lora(path, scale=scale, default=True)
             self._files = files.pop_all()
@@ -107,6 +112,8 @@ class LoadedModel:
     ) -> np.ndarray:
         """Logits (num_tokens, n_vocab) float32 of every position of `token_ids`; leaves no trace.
 
+        Of an encoder, which has no logits, the hidden states (num_tokens, dim).
+
         hooks : activation name -> callable that reads or replaces it, see `densecore.models.hooks`
         lora : as of `GenerationConfig`
 
@@ -116,8 +123,10 @@ class LoadedModel:
             No tokens, too many, or ids out of range; a hook's or an adapter's name is unknown.
         """
         ids = np.array(self._checked_ids(token_ids), np.int32)
-        if ids.size > self._engine.max_model_len:
-            raise InvalidConfigError(f"{ids.size} tokens are more than the context of {self._engine.max_model_len}")
+        if ids.size > self.max_model_len:
+            raise InvalidConfigError(f"{ids.size} tokens are more than the context of {self.max_model_len}")
+        if isinstance(self._any_engine, EncoderEngine):
+            return self._any_engine.forward(ids, hooks)
         return self._engine.forward(ids, hooks, lora)
 
     def score(
@@ -153,13 +162,18 @@ class LoadedModel:
         return self._prompt_ids(prompt)
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether the model reads whole texts, to embed or rank them, and cannot generate."""
+        return isinstance(self._any_engine, EncoderEngine)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._tokenizer
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text`, without BOS; special tokens in the text are recognised."""
-        return self._tokenizer.encode(_checked_text("text", text), add_special=False, parse_special=True)
+        return self._tokenizer.encode(checked_text("text", text), add_special=False, parse_special=True)
 
     def detokenize(self, token_ids: SequenceOf[int]) -> str:
         """Text of token ids."""
@@ -168,7 +182,7 @@ class LoadedModel:
     @property
     def max_model_len(self) -> int:
         """Longest sequence, prompt and output together, in tokens."""
-        return self._engine.max_model_len
+        return self._any_engine.max_model_len
 
     def get_metrics(self) -> dict[str, Any]:
         """Counts, rates, latencies and cache use now. Rates are those of the last minute, seconds of the last requests.
@@ -186,18 +200,18 @@ class LoadedModel:
         * ``kv_cache_usage_percent``, ``kv_cache_blocks_total``, ``kv_cache_blocks_used``, ``kv_cache_blocks_free``,
           ``kv_cache_blocks_cached`` (free ones that keep their content), ``kv_cache_bytes``, ``num_threads``.
         """
-        return self._engine.get_metrics()
+        return self._any_engine.get_metrics()
 
     def compile_kernels(self, num_processes: int = 0) -> int:
         """Compile now what this model needs and the compile cache lacks, and return how many kernels that were.
 
         num_processes : that share the work, this one included; 0 takes a process a core
         """
-        return self._engine.compile_kernels(num_processes)
+        return self._any_engine.compile_kernels(num_processes)
 
     def close(self) -> None:
         """End all requests and let go of the files. Harmless when repeated."""
-        self._engine.close()
+        self._any_engine.close()
         self._files.close()
 
     def __enter__(self) -> Self:
@@ -210,18 +224,28 @@ class LoadedModel:
 
     # ------------------------------------------------------------------ inside
 
+    @property
+    def _engine(self) -> Engine:
+        """The engine that generates; InvalidConfigError for an encoder."""
+        if isinstance(self._any_engine, Engine):
+            return self._any_engine
+        raise InvalidConfigError(
+            f"{self._any_engine.model.config.architecture} is an encoder: it reads whole texts and cannot generate. "
+            "Use embed, embed_batch or rerank, or load a model that generates"
+        )
+
     def _prompt_ids(self, prompt: str | SequenceOf[int]) -> list[int]:
         """Tokens to continue: a text gets the model's BOS, unless it begins with it; ids are taken as they are."""
         if not isinstance(prompt, str):
             return self._checked_ids(prompt)
         tokenizer = self._tokenizer
-        ids = tokenizer.encode(_checked_text("prompt", prompt), add_special=False, parse_special=True)
+        ids = tokenizer.encode(checked_text("prompt", prompt), add_special=False, parse_special=True)
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
             ids.insert(0, tokenizer.bos_id)
         return self._checked_ids(ids)
 
     def _checked_ids(self, token_ids: SequenceOf[int]) -> list[int]:
-        n_vocab = self._engine.n_vocab
+        n_vocab = self._any_engine.n_vocab
         try:
             ids = None if isinstance(token_ids, bytes | bytearray) else [item.__index__() for item in token_ids]
         except (TypeError, AttributeError):
@@ -238,6 +262,12 @@ class LoadedModel:
 
 def _open(path: str | os.PathLike[str]) -> GGUFFile:
     return GGUFFile.open(os.path.expanduser(os.fspath(path)))
+
+
+def _refuse_for_encoders(file: GGUFFile, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidConfigError(f"{name}: {file.path} is an encoder, which has no use for it")
 
 
 def _paths_and_scales(lora_path: Any) -> list[tuple[Any, float]]:
@@ -271,7 +301,7 @@ def _check_same_vocabulary(main: GGUFFile, draft: GGUFFile) -> None:
     )
 
 
-def _checked_text(name: str, text: Any) -> str:
+def checked_text(name: str, text: Any) -> str:
     if not isinstance(text, str):
         raise InvalidConfigError(f"{name} must be a string, not {type(text).__name__}")
     return text

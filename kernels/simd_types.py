@@ -60,6 +60,7 @@ def _choose_isa() -> str:
 
 ISA = _choose_isa()
 HAS_TILES = ISA == "amx"
+HAS_BF16_TILES = HAS_TILES and "amx-bf16" in _cpu_features()
 HAS_AVX512 = ISA in ("amx", "avx512")
 IS_X86 = HAS_AVX512 or ISA in ("avxvnni", "avx2")
 

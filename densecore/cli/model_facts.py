@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from densecore.cli.support import reasons_against
+from densecore.cli.support import ENCODERS, reasons_against
 from densecore.config import EngineConfig
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, TensorInfo
@@ -50,7 +50,7 @@ def model_facts(file: GGUFFile, ctx_size: int | None = None) -> dict[str, Any]:
         **dimensions,
         "vocabulary": _vocabulary(file),
         "chat_template": _chat_template(file),
-        "memory": _memory(tensors, dimensions, ctx_size or context_length),
+        "memory": _memory(tensors, dimensions, None if arch in ENCODERS else ctx_size or context_length),
     }
 
 
@@ -126,7 +126,7 @@ def _chat_template(file: GGUFFile) -> dict[str, Any]:
 
 
 def _memory(tensors: list[TensorInfo], dimensions: dict[str, int | None], ctx_size: int | None) -> dict[str, Any]:
-    """Bytes of the mapped weights, and of the KV cache for one sequence of `ctx_size` tokens."""
+    """Bytes of the mapped weights, and of the KV cache for one sequence of `ctx_size` tokens; encoders have none."""
     facts: dict[str, Any] = {"ctx_size": ctx_size, "weights_bytes": sum(tensor.n_bytes for tensor in tensors)}
     n_layers, n_kv_heads, head_dim = (dimensions[name] for name in ("n_layers", "n_kv_heads", "head_dim"))
     block_size = EngineConfig().block_size

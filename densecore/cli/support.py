@@ -8,7 +8,7 @@ from pathlib import Path
 
 from densecore.gguf import GGUFFile
 
-__all__ = ["ARCHITECTURES", "reasons_against", "tensor_types"]
+__all__ = ["ARCHITECTURES", "ENCODERS", "reasons_against", "tensor_types"]
 
 # densecore.models.ARCHITECTURES
 ARCHITECTURES = (
@@ -35,6 +35,7 @@ ARCHITECTURES = (
     "stablelm",
     "starcoder2",
 )
+ENCODERS = ("bert", "jina-bert-v2", "nomic-bert")  # densecore.models.ENCODERS
 
 WITH_EXPERTS = ("deepseek2", "gpt-oss", "llama", "qwen2moe", "qwen3moe")  # those that may have some
 
@@ -45,7 +46,7 @@ def tensor_types() -> set[str]:
     assert kernels is not None
     assert kernels.submodule_search_locations
     formats = Path(kernels.submodule_search_locations[0], "formats")
-    return {module.name.upper() for module in pkgutil.iter_modules([str(formats)])} - {"BASE"}
+    return {module.name.upper() for module in pkgutil.iter_modules([str(formats)])} - {"BASE", "GRIDS", "RUNS"}
 
 
 def reasons_against(file: GGUFFile) -> list[str]:
@@ -54,8 +55,8 @@ def reasons_against(file: GGUFFile) -> list[str]:
     reasons = []
     if not file.tensors:
         reasons.append("the file holds a vocabulary only")
-    if arch not in ARCHITECTURES:
-        reasons.append(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    if arch not in ARCHITECTURES + ENCODERS:
+        reasons.append(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES + ENCODERS)}")
     if file.metadata.get(f"{arch}.expert_count", 0) and arch not in WITH_EXPERTS:
         reasons.append("it has experts (a mixture of experts)")
     unknown = sorted({tensor.type.name for tensor in file.tensors.values()} - tensor_types())

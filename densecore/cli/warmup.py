@@ -73,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
 def _exercise(session: Session) -> None:
     """Prefill, decode, sampling, several requests at once, and logits of every position."""
     model = session.model
+    if model.is_encoder:
+        for length in PROMPT_LENGTHS:
+            model.embed(_prompt(model, length), "mean")
+        return
     for length in PROMPT_LENGTHS:
         prompt = _prompt(model, length)
         model.complete(prompt, max_tokens=2, temperature=0.0)

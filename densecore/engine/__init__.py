@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from densecore.engine.encoder_engine import EncoderEngine
 from densecore.engine.engine import Engine
 
-__all__ = ["Engine"]
+__all__ = ["EncoderEngine", "Engine"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -16,20 +16,25 @@ __all__ = ["Row", "build_batch"]
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of one sequence, from position `first` on; logits are wanted of the last `num_logits` of them."""
+    """Tokens of one sequence, from position `first` on; logits are wanted of the last `num_logits` of them.
+
+    hidden : places, counted from `first`, of the tokens whose hidden states are wanted
+    """
 
     token_ids: list[int]
     first: int
     block_table: list[int]
     num_logits: int
     adapters: tuple[AdapterUse, ...] = ()
+    hidden: range = range(0)
 
     @classmethod
     def of(cls, entry: Scheduled) -> Row:
         """What a step computes of a sequence: its own tokens, then its draft."""
         sequence, first = entry.sequence, entry.sequence.num_cached_tokens
         own = sequence.token_ids[first : first + entry.num_tokens - len(entry.draft_ids)]
-        return cls([*own, *entry.draft_ids], first, sequence.block_table, entry.num_logits, sequence.adapters)
+        hidden = range(entry.hidden.start - first, entry.hidden.stop - first)
+        return cls([*own, *entry.draft_ids], first, sequence.block_table, entry.num_logits, sequence.adapters, hidden)
 
 
 def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) -> Batch:
@@ -50,6 +55,10 @@ def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) ->
         block_tables=tables,
         logits_indices=np.array([i for row, end in ends for i in range(end - row.num_logits, end)], np.int32),
     )
+    if any(row.hidden for row in rows):
+        starts = zip(rows, accumulate(counts, initial=0), strict=False)
+        hidden = [start + i for row, start in starts for i in row.hidden]
+        batch = replace(batch, hidden_indices=np.array(hidden, np.int32))
     if not any(row.adapters for row in rows):
         return batch
     return batch.with_adapters(*adapters.columns([row.adapters for row in rows], counts))

@@ -56,7 +56,7 @@ class BlockManager:
 
     def find_prefix(self, sequence: Sequence) -> Prefix:
         """What of `sequence` is in the cache now. Its last token never is: somebody has to compute the logits."""
-        if not self.prefix_caching:
+        if not (self.prefix_caching and sequence.may_skip_prefix):
             return Prefix()
         size, last = self.block_size, len(sequence.token_ids) - 1
         blocks = []
@@ -74,7 +74,11 @@ class BlockManager:
         """Whether `other`, which runs, is about to compute the block that `sequence` needs after its `prefix`."""
         number, size = len(prefix.blocks), self.block_size
         end = (number + 1) * size
-        if not self.prefix_caching or end >= len(sequence.token_ids) or not other.num_cached_tokens < end:
+        if (
+            not (self.prefix_caching and sequence.may_skip_prefix)
+            or end >= len(sequence.token_ids)
+            or not other.num_cached_tokens < end
+        ):
             return False
         return end <= len(other.token_ids) and self.digest(other, number) == self.digest(sequence, number)
 

@@ -71,7 +71,7 @@ class DraftModel:
 
     def _run(self, rows: list[Row], ready: list[Sequence]) -> None:
         """Compute rows, and add the most probable next token to the drafts of `ready`."""
-        logits = self.runner.run_rows(rows)
+        logits = self.runner.run_rows(rows).logits
         for sequence, row in zip(ready, logits, strict=True):
             sequence.draft_ids.append(int(np.argmax(row[: self.n_vocab])))
 

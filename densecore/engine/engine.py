@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from densecore.engine.adapters import AdapterRegistry
 from densecore.engine.block_manager import BlockManager
 from densecore.engine.cache_file import SavedCache, put_in, read_cache, take_out, write_cache
 from densecore.engine.draft import DraftModel
+from densecore.engine.embedding import Embedding, Text
 from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.memory import available_memory
 from densecore.engine.metrics import Metrics
@@ -102,6 +104,34 @@ class Engine:
         self._queue(sequence)
         kernel_thread.wake(self)
         return sequence
+
+    def embed(
+        self, texts: SequenceOf[Text], kind: str, timeout: float | None = None, lora: Any = None
+    ) -> list[Embedding]:
+        """Queue texts of 1 to `max_model_len` tokens each, beside all requests; `kind` is a pooling.
+
+        Raises
+        ------
+        QueueFullError
+            `max_num_waiting` requests wait already.
+        """
+        self._check_open()
+        config, embeddings = GenerationConfig(max_tokens=1, timeout=timeout, lora=lora), []
+        try:
+            for text in texts:
+                embedding = Embedding(text, kind)
+                sequence = self._new_sequence(text.token_ids, config, self._counted(embedding.take))
+                sequence.pooling = embedding.pooling
+                embedding.on_cancel = partial(self.abort, sequence)
+                self._queue(sequence)
+                embeddings.append(embedding)
+        except Exception:
+            for embedding in embeddings:
+                embedding.cancel()
+            raise
+        finally:
+            kernel_thread.wake(self)
+        return embeddings
 
     def abort(self, sequence: Sequence) -> None:
         """End a request at the next step, whatever state it is in. Harmless when repeated."""
@@ -279,8 +309,9 @@ class Engine:
             self._admit()
             self.speculation.propose(self.scheduler.running)
             batch = self.scheduler.schedule()
-            logits = self.runner.run(batch)
-            sampled = self._sample(batch, logits)
+            outputs = self.runner.run(batch)
+            self._pool(batch, outputs.hidden)
+            sampled = self._sample(batch, outputs.logits)
             self.scheduler.postprocess(batch, sampled)
             self._measure(batch, sampled, time.perf_counter() - start)
             self._adapters.settle()
@@ -322,6 +353,14 @@ class Engine:
             [next(tokens)] if len(part) == 1 else draw(entry.sequence, part, entry.draft_ids)
             for entry, part in zip(batch, rows, strict=True)
         ]
+
+    def _pool(self, batch: list[Scheduled], hidden: np.ndarray) -> None:
+        """Give each sequence that is embedded its rows of hidden states (num_hidden, dim)."""
+        first = 0
+        for entry in batch:
+            if entry.sequence.pooling is not None:
+                entry.sequence.pooling.add(hidden[first : first + len(entry.hidden)], entry.hidden.start)
+                first += len(entry.hidden)
 
     def _end_all(self, error: Exception | None = None) -> None:
         self._admit()

@@ -63,11 +63,16 @@ class Metrics:
 
     def step(self, batch: list[Scheduled], seconds: float) -> None:
         """Take the times of a step that has been processed."""
+        self.computed(len(batch), sum(entry.num_tokens for entry in batch), seconds)
         gaps = [entry.sequence.last_gap for entry in batch if entry.decodes]
         with self._lock:
-            self._computed.add(seconds, sum(entry.num_tokens for entry in batch))
-            self._batch_sizes.append(len(batch))
             self._between.extend(gap for gap in gaps if gap is not None)
+
+    def computed(self, num_requests: int, num_tokens: int, seconds: float) -> None:
+        """A step computed tokens of so many requests."""
+        with self._lock:
+            self._computed.add(seconds, num_tokens)
+            self._batch_sizes.append(num_requests)
 
     def finished(self, event: Finished) -> None:
         """Take the counts of a request that ended."""

@@ -11,7 +11,7 @@ from densecore.config import EngineConfig
 from densecore.engine.batch import Row, build_batch
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
-from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model
+from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model, Outputs
 
 __all__ = ["Runner"]
 
@@ -28,22 +28,23 @@ class Runner:
         self.workers.apply()
         self.workers.place([*self.cache.k, *self.cache.v], self.model.mapped)
 
-    def run(self, scheduled: SequenceOf[Scheduled]) -> np.ndarray:
-        """Logits (num_logits, n_vocab) of the sequences that want them, in the batch's order.
+    def run(self, scheduled: SequenceOf[Scheduled]) -> Outputs:
+        """Logits and hidden states of the sequences that want them, in the batch's order.
 
-        The result is a buffer that the next run overwrites.
+        The results are buffers that the next run overwrites.
         """
         for entry in scheduled:
             if entry.copy is not None:
                 self.cache.copy_block(*entry.copy)
         return self.run_rows([Row.of(entry) for entry in scheduled])
 
-    def run_rows(self, rows: SequenceOf[Row]) -> np.ndarray:
+    def run_rows(self, rows: SequenceOf[Row]) -> Outputs:
         """The same, for tokens at any place of sequences."""
         if not rows:
-            return np.empty((0, self.model.config.n_vocab), np.float32)
+            config = self.model.config
+            return Outputs(np.empty((0, config.n_vocab), np.float32), np.empty((0, config.dim), np.float32))
         batch = build_batch(rows, self.cache.block_size, self.model.adapters)
-        return self.model.forward(batch, self.cache, self.workers.apply())
+        return self.model.outputs(batch, self.cache, self.workers.apply())
 
     def forward(
         self, token_ids: np.ndarray, hooks: Mapping[str, Callable] | None, adapters: tuple[AdapterUse, ...] = ()

@@ -36,11 +36,21 @@ class Scheduled:
     def wants_logits(self) -> bool:
         """Whether the step reaches the last token, so that the next one can be sampled."""
         sequence, num_own = self.sequence, self.num_tokens - len(self.draft_ids)
+        if sequence.pooling is not None:
+            return False
         return sequence.num_cached_tokens + num_own == len(sequence.token_ids)
 
     @property
     def num_logits(self) -> int:
         return 1 + len(self.draft_ids) if self.wants_logits else 0
+
+    @property
+    def hidden(self) -> range:
+        """The tokens, by their places in the sequence, whose hidden states are wanted."""
+        first, pooling = self.sequence.num_cached_tokens, self.sequence.pooling
+        if pooling is None:
+            return range(0)
+        return pooling.wanted(first, first + self.num_tokens, len(self.sequence.token_ids))
 
     def num_accepted(self, results: list[int | Exception]) -> int:
         """How many tokens of the draft are what was drawn in their places; the first that is not was the last draw."""
@@ -119,6 +129,8 @@ class Scheduler:
             sequence.num_cached_tokens += entry.num_tokens - len(entry.draft_ids)
             self.blocks.note(sequence, tail=wants_logits and entry.num_tokens > 1 and not entry.decodes)
             self._take_results(entry, results)
+            if sequence.pooling is not None and sequence.num_cached_tokens == len(sequence.token_ids):
+                self.finish(sequence, "abort" if sequence.aborted else "stop")
 
     def finish(self, sequence: Sequence, reason: str | None, error: Exception | None = None) -> None:
         """End a sequence in whatever state it is, and free its blocks. Harmless when called twice."""

@@ -13,7 +13,7 @@ from enum import Enum
 from densecore.config import MAX_INT, GenerationConfig
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError
-from densecore.models import AdapterUse
+from densecore.models import AdapterUse, Pooling
 from densecore.sampling import Constraint, Sampler, TokenLogprobs
 
 __all__ = ["Event", "Finished", "Sequence", "Status", "TextDelta", "Timings", "Usage"]
@@ -124,6 +124,7 @@ class Sequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # the sampler's: of the output so far
     max_len: int = MAX_INT  # tokens of the context; only `shift_context` keeps within it
     adapters: tuple[AdapterUse, ...] = ()  # that all of it is computed with
+    pooling: Pooling | None = None  # of a prompt whose hidden states are wanted, and nothing after it
 
     seq_id: int = field(default_factory=_ids.__next__)
     status: Status = Status.WAITING
@@ -159,7 +160,14 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether only its newest token is left to compute."""
+        if self.pooling is not None:
+            return False
         return len(self.token_ids) - self.num_cached_tokens == 1 and self.num_cached_tokens > 0
+
+    @property
+    def may_skip_prefix(self) -> bool:
+        """Whether it does without the hidden states of what the KV cache has of it."""
+        return self.pooling is None or self.pooling.kind == "last"
 
     @property
     def draft_room(self) -> int:

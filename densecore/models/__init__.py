@@ -6,12 +6,15 @@ from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
 from densecore.models.adapter_file import load_adapter
 from densecore.models.adapters import Adapter, AdapterSet, AdapterUse
-from densecore.models.base import Model
+from densecore.models.base import Model, Outputs
 from densecore.models.batch import Batch, KVCache, slots
+from densecore.models.bert import Bert
+from densecore.models.classifier import Classifier
 from densecore.models.cohere2 import Cohere2
 from densecore.models.command_r import CommandR
 from densecore.models.config import ModelConfig
 from densecore.models.deepseek2 import DeepSeek2
+from densecore.models.encoder import Encoder, EncoderBatch
 from densecore.models.experts import has_experts
 from densecore.models.falcon import Falcon
 from densecore.models.gemma import Gemma
@@ -22,11 +25,15 @@ from densecore.models.gpt_oss import GptOss
 from densecore.models.gptneox import GPTNeoX
 from densecore.models.granite import Granite
 from densecore.models.hooks import Hooks
+from densecore.models.jina_bert_v2 import JinaBertV2
 from densecore.models.llama import Llama
 from densecore.models.mistral3 import Mistral3
 from densecore.models.mixtral import Mixtral
+from densecore.models.nomic_bert import NomicBert
 from densecore.models.olmo2 import Olmo2
 from densecore.models.phi3 import Phi3
+from densecore.models.pooling import KINDS as POOLING_KINDS
+from densecore.models.pooling import RANK, Pooling
 from densecore.models.qwen2 import Qwen2
 from densecore.models.qwen2moe import Qwen2Moe
 from densecore.models.qwen3 import Qwen3
@@ -37,15 +44,24 @@ from densecore.models.starcoder2 import StarCoder2
 
 __all__ = [
     "ARCHITECTURES",
+    "ENCODERS",
+    "POOLING_KINDS",
+    "RANK",
     "Adapter",
     "AdapterSet",
     "AdapterUse",
     "Batch",
+    "Classifier",
+    "Encoder",
+    "EncoderBatch",
     "Hooks",
     "KVCache",
     "Model",
     "ModelConfig",
+    "Outputs",
+    "Pooling",
     "load_adapter",
+    "load_any",
     "load_model",
     "slots",
 ]
@@ -76,13 +92,29 @@ ARCHITECTURES: dict[str, type[Model]] = {
 }
 
 
-def load_model(file: GGUFFile) -> Model:
+ENCODERS: dict[str, type[Encoder]] = {
+    "bert": Bert,
+    "jina-bert-v2": JinaBertV2,
+    "nomic-bert": NomicBert,
+}
+
+
+def load_any(file: GGUFFile) -> Model | Encoder:
     """The model in an open file, which must stay open; ModelLoadError if it is incomplete or not supported."""
     arch = file.metadata.string("general.architecture")
-    if arch not in ARCHITECTURES:
+    kinds: dict[str, type[Model] | type[Encoder]] = {**ARCHITECTURES, **ENCODERS}
+    if arch not in kinds:
         raise ModelLoadError(
-            f"{file.path}: architecture {arch!r} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
+            f"{file.path}: architecture {arch!r} is not supported; supported are {', '.join(sorted(kinds))}"
         )
     if arch == "llama" and has_experts(file):
         return Mixtral(file)
-    return ARCHITECTURES[arch](file)
+    return kinds[arch](file)
+
+
+def load_model(file: GGUFFile) -> Model:
+    """As `load_any`, for a model that has to generate: ModelLoadError also for an encoder."""
+    model = load_any(file)
+    if isinstance(model, Encoder):
+        raise ModelLoadError(f"{file.path}: architecture {model.config.architecture!r} is an encoder, which embeds")
+    return model

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class AdapterSet:
 
     def __init__(self, adapters: Sequence[Adapter] = ()) -> None:
         self.adapters = tuple(adapters)
-        self.recorded = RecordedSteps()
+        self.recorded: RecordedSteps[Any] = RecordedSteps()
         names = {name for adapter in self.adapters for name in adapter.pairs}
         self.factors = {name: self._factors(name) for name in names}
         self._numbers = {adapter: number for number, adapter in enumerate(self.adapters)}

@@ -9,24 +9,34 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.kernels.plan import Plan
 from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
+from densecore.models.classifier import Classifier
 from densecore.models.config import ModelConfig
 from densecore.models.hooks import Hooks
+from densecore.models.pooling import file_pooling
 from densecore.models.record import RecordedSteps
 from densecore.models.step import Step, Workspace
 from densecore.models.weights import LayerNorm, WeightLoader
 
-__all__ = ["Model"]
+__all__ = ["Model", "Outputs"]
 
 _PAGES, _PAGE = 256, 4096  # of a file, and bytes of each, that its fingerprint is made of
+
+
+class Outputs(NamedTuple):
+    """What a step leaves, in buffers that the next one overwrites."""
+
+    logits: np.ndarray  # (num_logits, n_vocab) of the tokens `batch.logits_indices`
+    hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
 
 
 class Model(ABC):
@@ -41,6 +51,8 @@ class Model(ABC):
     linears : all matrices by name: what adapters may change.
     grouped : names of tensors that hold several matrices, such as those of experts, which adapters cannot change.
     fused : by name, the parts of those in which several lie one below the other.
+    classifier : the head of a reranker, or None.
+    pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank"; None if it does not.
     adapters : the adapters that steps may use; set on the thread that computes, between steps.
     path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
     """
@@ -49,6 +61,8 @@ class Model(ABC):
 
     def __init__(self, file: GGUFFile) -> None:
         self.config = config = self.read_config(file)
+        if not file.metadata.boolean(f"{config.architecture}.attention.causal", True):
+            raise ModelLoadError(f"{file.path}: {config.architecture} with attention both ways is not supported")
         load = WeightLoader(file)
         self.token_embd = load.linear("token_embd", config.n_vocab, config.dim, bias=False)
         self.output = replace(self.token_embd, name="output")
@@ -57,7 +71,9 @@ class Model(ABC):
         self.output_norm = self.load_norm(load, "output_norm")
         self.load_positions(load)
         self.layers = [self.load_layer(load, f"blk.{layer}") for layer in range(config.n_layers)]
+        self.classifier = Classifier.load(load, config.dim, is_encoder=False)
         load.refuse_unused()
+        self.pooling = file_pooling(file.metadata)
         self.linears = load.linears | {"output": self.output}
         self.fused, self.grouped = load.parts, load.grouped
         self.adapters = AdapterSet()
@@ -65,7 +81,7 @@ class Model(ABC):
         self.epsilon = np.float32(config.norm_epsilon)
         self.attention_scale = np.float32(config.head_dim**-0.5)
         self.workspace = Workspace()
-        self._recorded = RecordedSteps()
+        self._recorded: RecordedSteps[Outputs] = RecordedSteps()
 
     @classmethod
     def read_config(cls, file: GGUFFile) -> ModelConfig:
@@ -93,34 +109,39 @@ class Model(ABC):
         """Compute one layer: x (num_tokens, dim) is the residual stream, changed in place."""
 
     def forward(self, batch: Batch, cache: KVCache, num_threads: int, hooks: Hooks | None = None) -> np.ndarray:
-        """Logits (num_logits, n_vocab) float32 of the tokens `batch.logits_indices`.
+        """Logits (num_logits, n_vocab) float32 of the tokens `batch.logits_indices`; see `outputs`."""
+        return self.outputs(batch, cache, num_threads, hooks).logits
 
-        The result is a buffer that the next call overwrites. Without hooks the step is recorded when its shape is
-        first seen and replayed in one call; with hooks its operations run one by one. Both give the same bits.
+    def outputs(self, batch: Batch, cache: KVCache, num_threads: int, hooks: Hooks | None = None) -> Outputs:
+        """Logits and hidden states float32, in buffers that the next call overwrites.
+
+        Without hooks the step is recorded when its shape is first seen and replayed in one call; with hooks its
+        operations run one by one. Both give the same bits.
         """
         if hooks is not None:
             return self.compute(Step(batch, cache, self.workspace, hooks, adapters=self.adapters))
 
-        def record(inputs: Batch, plan: Plan) -> np.ndarray:
+        def record(inputs: Batch, plan: Plan) -> Outputs:
             return self.record(inputs, cache, self.workspace, plan)
 
         recorded = self.adapters.recorded if batch.uses_adapters else self._recorded
         return recorded.find(batch, cache, record).run(batch, num_threads)
 
-    def record(self, batch: Batch, cache: KVCache, workspace: Workspace, plan: Plan) -> np.ndarray:
-        """Add the operations of a step to `plan`; returns the buffer in which they will leave the logits."""
+    def record(self, batch: Batch, cache: KVCache, workspace: Workspace, plan: Plan) -> Outputs:
+        """Add the operations of a step to `plan`; returns the buffers in which they will leave the results."""
         return self.compute(Step(batch, cache, workspace, plan=plan, adapters=self.adapters))
 
-    def compute(self, step: Step) -> np.ndarray:
-        """The model, from token ids to logits."""
+    def compute(self, step: Step) -> Outputs:
+        """The model, from token ids to logits and hidden states."""
         self.prepare(step)
         x = self.embed(step)  # (num_tokens, dim)
         step.hook_global("embed", x)
         for step.layer, weights in enumerate(self.layers):
             self.layer(step, x, weights)
+        hidden = self.hidden(step, x)  # (num_hidden, dim)
         logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
-        return logits
+        return Outputs(logits, hidden)
 
     def prepare(self, step: Step) -> None:
         """What all layers of a step share: tables for RoPE."""
@@ -129,6 +150,13 @@ class Model(ABC):
     def embed(self, step: Step) -> np.ndarray:
         """Where the residual stream begins: (num_tokens, dim)."""
         return step.embed(self.token_embd)
+
+    def hidden(self, step: Step, x: np.ndarray) -> np.ndarray:
+        """Final hidden states (num_hidden, dim) of the tokens whose text is embedded."""
+        indices = step.batch.hidden_indices
+        if not indices.size:
+            return np.empty((0, self.config.dim), np.float32)
+        return step.norm(step.rows(x, indices, "hidden.rows"), self.output_norm, self.epsilon, "hidden")
 
     def unembed(self, step: Step, x: np.ndarray) -> np.ndarray:
         """From the end of the residual stream (num_logits, dim) to logits."""

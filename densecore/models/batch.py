@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Batch:
     """A flat list of tokens, of any mix of sequences: prefill and decode look the same.
 
     All arrays are int32, but for the scales, which are float32. `adapters` are numbers in the model's `AdapterSet`, -1
-    for none; both of the last two are empty if no token uses any.
+    for none; both these and their scales are empty if no token uses any.
     """
 
     token_ids: np.ndarray  # (num_tokens,)
@@ -31,6 +32,7 @@ class Batch:
     logits_indices: np.ndarray  # (num_logits,) tokens whose logits are wanted
     adapters: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int32))  # (num_tokens, num_places)
     adapter_scales: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))  # (num_tokens, num_places)
+    hidden_indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # (num_hidden,) tokens that embed
 
     @property
     def uses_adapters(self) -> bool:
@@ -48,8 +50,8 @@ class Batch:
     def arrays(self) -> tuple[np.ndarray, ...]:
         return tuple(vars(self).values())
 
-    def copy(self) -> Batch:
-        return Batch(*(array.copy() for array in self.arrays))
+    def copy(self) -> Self:
+        return type(self)(*(array.copy() for array in self.arrays))
 
     def assign(self, other: Batch) -> None:
         """Take over the contents of a batch of the same shapes."""

@@ -149,7 +149,7 @@ def _read_kv_heads(file: GGUFFile, dim: int, n_heads: int) -> tuple[int, int]:
 def _norm_epsilon(metadata: Metadata, arch: str) -> float:
     """That of RMSNorm; models with LayerNorm have the other key."""
     rms, other = f"{arch}.attention.layer_norm_rms_epsilon", f"{arch}.attention.layer_norm_epsilon"
-    return metadata.number(other if other in metadata and rms not in metadata else rms, minimum=1e-12, maximum=1.0)
+    return metadata.number(other if other in metadata and rms not in metadata else rms, minimum=1e-13, maximum=1.0)
 
 
 def _vocabulary_rows(file: GGUFFile) -> int:

@@ -289,6 +289,10 @@ class Step:
             self.row_scales = self._take_rows("lora.scales", self.batch.adapter_scales, indices)
         return self._take_rows("selected", x, indices)
 
+    def rows(self, x: np.ndarray, indices: np.ndarray, name: str) -> np.ndarray:
+        """Rows `indices` of x in the buffer `name`, beside those that are computed."""
+        return self._take_rows(name, x, indices)
+
     def _take_rows(self, name: str, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
         out = self.workspace.array(name, (indices.size, x.shape[1]), x.dtype.type)
         self.run(activation.take_rows, x, indices, out)

@@ -56,10 +56,10 @@ def _send(answer: dict[str, Any]) -> None:
 def _needed(path: str, kv_cache_dtype: str) -> dict[str, Any]:
     """What the cache lacks by name, as this process finds it."""
     from densecore.gguf import GGUFFile
-    from densecore.models import load_model
+    from densecore.models import load_any
     from densecore.precompile.needed import find_needed
 
-    model = load_model(GGUFFile.open(path))
+    model = load_any(GGUFFile.open(path))
     return {compilation.name: compilation for compilation in find_needed(model, kv_cache_dtype)}
 
 

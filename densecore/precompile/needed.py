@@ -13,7 +13,7 @@ from densecore.kernels.activation import add
 from densecore.kernels.cache import Compilation, NotCompiled, collect_needed, num_compiled
 from densecore.kernels.plan import Operation, Plan
 from densecore.kernels.threads import worker_thread_ids
-from densecore.models import Batch, KVCache, Model
+from densecore.models import Batch, Encoder, EncoderBatch, KVCache, Model
 from densecore.models.step import Workspace
 from densecore.sampling import Sampler, sample_batch
 
@@ -45,17 +45,17 @@ class _Calls(Plan):
             op.address(arguments)
 
 
-def find_needed(model: Model, kv_cache_dtype: str) -> list[Compilation]:
+def find_needed(model: Model | Encoder, kv_cache_dtype: str) -> list[Compilation]:
     """What has to be compiled for the model's steps and for sampling, the slowest first; empty if nothing has to.
 
     Whether the parallel kernels are there shows when they are used, so they are in the list when anything is.
     """
     with collect_needed() as needed:
-        _record_steps(model, kv_cache_dtype)
-        for num_rows in (1, 2):  # one row is drawn without the pool
-            samplers = [Sampler(GenerationConfig(seed=0), 8) for _ in range(num_rows)]
-            with contextlib.suppress(NotCompiled):
-                sample_batch(samplers, np.zeros((num_rows, 8), np.float32))
+        if isinstance(model, Encoder):
+            _record_encoder(model)
+        else:
+            _record_steps(model, kv_cache_dtype)
+            _draw_tokens()
     if needed:
         needed[PARALLEL_KERNELS] = Compilation(PARALLEL_KERNELS, PARALLEL_KERNELS, compile_parallel_kernels)
     return sorted(needed.values(), key=lambda compilation: (-seconds(compilation), compilation.name))
@@ -64,6 +64,18 @@ def find_needed(model: Model, kv_cache_dtype: str) -> list[Compilation]:
 def seconds(compilation: Compilation) -> float:
     """About how long it takes."""
     return next((s for name, s in _SECONDS.items() if name in compilation.description), _OTHER_SECONDS)
+
+
+def _draw_tokens() -> None:
+    for num_rows in (1, 2):  # one row is drawn without the pool
+        samplers = [Sampler(GenerationConfig(seed=0), 8) for _ in range(num_rows)]
+        with contextlib.suppress(NotCompiled):
+            sample_batch(samplers, np.zeros((num_rows, 8), np.float32))
+
+
+def _record_encoder(model: Encoder) -> None:
+    for num_tokens in NUM_TOKENS:
+        model.record(EncoderBatch.pack([[0] * num_tokens]), Workspace(), _Calls())
 
 
 def _record_steps(model: Model, kv_cache_dtype: str) -> None:

@@ -18,7 +18,7 @@ from numba.core import config as numba_config
 from densecore.kernels import threads
 from densecore.kernels.cache import Compilation, cache_directory, num_compiled, num_compiled_elsewhere
 from densecore.kernels.progress import compiled_elsewhere, expecting, started_elsewhere
-from densecore.models import Model
+from densecore.models import Encoder, Model
 from densecore.precompile.needed import find_needed, seconds
 
 __all__ = ["precompile"]
@@ -31,7 +31,7 @@ SECONDS_A_PROCESS = 2.0  # of compilation that make a process worth its start, w
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from densecore.precompile.helper import main; main()"
 
 
-def precompile(model: Model, kv_cache_dtype: str, num_processes: int = 0) -> int:
+def precompile(model: Model | Encoder, kv_cache_dtype: str, num_processes: int = 0) -> int:
     """Compile what `model` needs and the cache lacks; returns how many kernels were compiled.
 
     num_processes : this one included; 0 takes a process a core, and no more than there is work for

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 import densecore
 from densecore.exceptions import DenseCoreError
-from densecore.server import chat, completions, metrics, models, page, probes, reference, tokens
+from densecore.server import chat, completions, embeddings, metrics, models, page, probes, reference, tokens
 from densecore.server.documentation import with_errors
 from densecore.server.errors import ApiError, bad_request, from_engine
 from densecore.server.metrics import ServerMetrics
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["create_app"]
 
 NUM_THREADS = 32
-ROUTERS = (chat, completions, models, tokens, page, reference, probes, metrics)
+ROUTERS = (chat, completions, embeddings, models, tokens, page, reference, probes, metrics)
 
 
 class _Api(FastAPI):

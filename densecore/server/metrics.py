@@ -45,7 +45,7 @@ class ServerMetrics:
         self._gone = dict.fromkeys(COUNTERS, 0.0)  # what models counted that are unloaded now
         self._seconds: deque[float] = deque(maxlen=64)  # of the last requests
         self.registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Requests for generation")
+        self._requests = self._counter("requests", "Requests for generation, embeddings and ranks")
         self._completed = self._counter("requests_completed", "Requests that got their answer")
         self._failed = self._counter("requests_failed", "Requests that ended with an error")
         self._cancelled = self._counter("requests_cancelled", "Requests whose client went away")
@@ -85,6 +85,7 @@ class ServerMetrics:
             self._completed.inc()
             self._seconds.append(record.seconds)
             self._whole.observe(record.seconds)
+        self._prompt_tokens.inc(record.prompt_tokens)
         for gap in record.gaps:
             self._between.observe(gap)
         for result in record.results:

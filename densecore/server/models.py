@@ -1,4 +1,4 @@
-"""Models and what is not there yet: ``/v1/models``, load and unload; embeddings, rerank and responses say 501."""
+"""Models and what is not there yet: ``/v1/models``, load and unload; responses say 501."""
 
 from __future__ import annotations
 
@@ -17,13 +17,6 @@ from densecore.server.service import service_of
 __all__ = ["router"]
 
 router = APIRouter()
-
-LATER = {
-    "/v1/embeddings": "Embeddings",
-    "/v1/rerank": "Reranking",
-    "/rerank": "Reranking",
-    "/v1/responses": "The Responses API",
-}
 
 
 def _described(entry: ModelEntry) -> dict[str, Any]:
@@ -72,10 +65,7 @@ async def model(http: HttpRequest, name: str) -> dict[str, Any]:
     return _described(service_of(http).registry.find(name))
 
 
-@router.post("/v1/embeddings", response_model=None)
-@router.post("/v1/rerank", response_model=None)
-@router.post("/rerank", response_model=None)
 @router.post("/v1/responses", response_model=None)
 async def later(http: HttpRequest) -> NoReturn:
     """In a later version."""
-    raise ApiError(501, f"{LATER[http.url.path]}: not in this version of DenseCore yet", code="not_implemented")
+    raise ApiError(501, "The Responses API: not in this version of DenseCore yet", code="not_implemented")

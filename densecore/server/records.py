@@ -23,6 +23,7 @@ class RequestRecord:
     model: str | None = None
     stream: bool = False
     generates: bool = False  # whether it has reached the engine, or would have
+    prompt_tokens: int = 0  # of texts that are embedded or ranked
     error: str | None = None  # code or type of an error
     complete: bool = False  # whether all of the answer was sent
     cancelled: bool = False  # the client went away before
@@ -55,6 +56,8 @@ class RequestRecord:
             line["trace_id"] = self.trace_id
         if self.model is not None:
             line |= {"model": self.model, "stream": self.stream}
+        if self.prompt_tokens:
+            line["prompt_tokens"] = self.prompt_tokens
         if self.results:
             line |= self._figures()
         if self.error is not None:

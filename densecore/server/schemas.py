@@ -11,8 +11,10 @@ __all__ = [
     "ChatRequest",
     "CompletionRequest",
     "Detokenize",
+    "EmbeddingRequest",
     "ModelName",
     "Request",
+    "RerankRequest",
     "SamplingFields",
     "Tokenize",
     "UnloadModel",
@@ -22,6 +24,7 @@ MAX_MESSAGES = 10_000
 MAX_TOOLS = 128
 MAX_PROMPTS = 1024
 MAX_ANSWERS = 128
+MAX_TEXTS = 2048  # to embed or rank, as in the OpenAI API
 
 Ids = list[int]
 
@@ -147,6 +150,26 @@ class CompletionRequest(SamplingFields):
     suffix: str | None = None
     best_of: int | None = None
     response_format: ResponseFormat | None = None
+
+
+class EmbeddingRequest(Request):
+    """``POST /v1/embeddings``. A text that is too long is refused, or with `truncate` cut at its end."""
+
+    input: str | list[str] | Ids | list[Ids] | None = None
+    encoding_format: str | None = None
+    dimensions: int | None = None
+    truncate: bool | None = None
+    user: str | None = None
+
+
+class RerankRequest(Request):
+    """``POST /v1/rerank``. Documents are texts, or objects with a `text`."""
+
+    query: str
+    documents: Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=MAX_TEXTS)]
+    top_n: int | None = None
+    return_documents: bool | None = None
+    truncate: bool | None = None
 
 
 class ModelName(BaseModel):

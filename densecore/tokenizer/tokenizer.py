@@ -51,6 +51,7 @@ class TokenizerParts:
     prefix: tuple[int, ...]  # ids that add_special puts before the text
     suffix: tuple[int, ...]  # and after it
     chat_template: str | None
+    between: tuple[int, ...] = ()  # after the suffix of the first text of a pair
 
 
 class Tokenizer:
@@ -86,6 +87,7 @@ class Tokenizer:
         self.space_rule: SpaceRule = parts.backend.space_rule
         self._prefix = parts.prefix
         self._suffix = parts.suffix
+        self._between = parts.between
         self._tokens = parts.tokens
         self._types = parts.types
         self._backend = parts.backend
@@ -119,6 +121,7 @@ class Tokenizer:
                 prefix=prefix,
                 suffix=suffix,
                 chat_template=vocabulary.chat_template,
+                between=_between(vocabulary),
             )
         )
 
@@ -145,9 +148,26 @@ class Tokenizer:
         ids = self._backend.encode(text, parse_special) if text else []
         if not add_special:
             return ids
+        return self.add_special(ids)
+
+    def add_special(self, ids: Sequence[int], max_length: int | None = None) -> list[int]:
+        """`ids` with what the model expects around a text; of a text, the end is cut to `max_length` tokens in all."""
         n_prefix = len(self._prefix)
         prefix = () if n_prefix and tuple(ids[:n_prefix]) == self._prefix else self._prefix
-        return [*prefix, *ids, *self._suffix]
+        room = len(ids) if max_length is None else max(max_length - len(prefix) - len(self._suffix), 0)
+        return [*prefix, *ids[:room], *self._suffix][:max_length]
+
+    def pair(
+        self, first: Sequence[int], second: Sequence[int], max_length: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """The ids of two texts as a model reads a pair, and for each 0 or 1: which text it belongs to.
+
+        Of the second text the end is cut to `max_length` tokens in all.
+        """
+        before = [*self._prefix, *first, *self._suffix, *self._between]
+        room = len(second) if max_length is None else max(max_length - len(before) - len(self._suffix), 0)
+        behind = [*second[:room], *self._suffix]
+        return [*before, *behind][:max_length], ([0] * len(before) + [1] * len(behind))[:max_length]
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD. With `skip_special` control tokens do not show.
@@ -232,6 +252,11 @@ def _usual_ends(vocabulary: Vocabulary) -> tuple[bool, bool]:
     if vocabulary.kind == "gpt2":
         return pre_tokenizer(vocabulary).add_bos, False
     return vocabulary.kind == "llama", vocabulary.kind == "t5"
+
+
+def _between(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Another separator between the texts of a pair, where the file asks for it: RoBERTa's have two."""
+    return _known(vocabulary.special, "sep") if vocabulary.add_sep else ()
 
 
 def _known(special: dict[str, int], name: str) -> tuple[int, ...]:

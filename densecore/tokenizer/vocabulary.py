@@ -52,6 +52,7 @@ class Vocabulary:
     charsmap: bytes  # table by which t5 normalizes characters; empty if absent
     lowercase: bool
     strip_accents: bool
+    add_sep: bool  # another separator between the texts of a pair
     chat_template: str | None
     name: str  # general.name, in lower case
 
@@ -102,6 +103,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         charsmap=_charsmap(metadata),
         lowercase=lowercase,
         strip_accents=metadata.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
+        add_sep=metadata.boolean("tokenizer.ggml.add_sep_token", False),
         chat_template=metadata.string("tokenizer.chat_template", None),
         name=metadata.string("general.name", "").lower(),
     )

@@ -13,8 +13,9 @@ import pytest
 from densecore.cli import support
 from densecore.data import builtin_model_path
 from densecore.kernels.formats import FORMATS
-from densecore.models import ARCHITECTURES
+from densecore.models import ARCHITECTURES, ENCODERS
 from tests.conftest import shared_path
+from tests.encoder_factory import make_encoder
 from tests.gguf_factory import ARCHITECTURES as FACTORY_ARCHITECTURES
 from tests.gguf_factory import make_model
 
@@ -31,6 +32,7 @@ def info(cli: Cli, *arguments: object) -> dict:
 
 def test_what_is_said_to_be_supported_is() -> None:
     assert set(support.ARCHITECTURES) == set(ARCHITECTURES)
+    assert set(support.ENCODERS) == set(ENCODERS)
     assert support.tensor_types() == set(FORMATS)
 
 
@@ -100,6 +102,13 @@ def test_models_of_the_factory(cli: Cli, tmp_path: Path, arch: str) -> None:
     assert {row["type"] for row in facts["tensor_types"]} == {"Q8_0", "F32"}
 
 
+@pytest.mark.parametrize("arch", sorted(ENCODERS))
+def test_encoders(cli: Cli, tmp_path: Path, arch: str) -> None:
+    facts = info(cli, make_encoder(tmp_path / "m.gguf", arch))
+    assert facts["supported"], facts["reasons_against"]
+    assert facts["memory"]["kv_cache_f16_bytes"] is None
+
+
 @pytest.mark.parametrize("name", ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "qwen2"])
 def test_files_with_a_vocabulary_only(cli: Cli, name: str) -> None:
     facts = info(cli, shared_path("vocabs", f"ggml-vocab-{name}.gguf"))
@@ -109,9 +118,8 @@ def test_files_with_a_vocabulary_only(cli: Cli, name: str) -> None:
     assert facts["chat_template"]["present"] == (name == "qwen2")
 
 
-@pytest.mark.parametrize("name", ["bert"])
-def test_architectures_that_cannot_be_run(cli: Cli, name: str) -> None:
-    path = shared_path("archs", f"{name}-f32.gguf")
+def test_architectures_that_cannot_be_run(cli: Cli, tmp_path: Path) -> None:
+    path = make_model(tmp_path / "m.gguf", metadata_overrides={"general.architecture": "mamba"})
     facts = info(cli, path)
     assert not facts["supported"]
     assert cli("run", "-m", path, "x").status == 1  # indeed

@@ -22,6 +22,8 @@ SUITES = (
     "quantize",
     "products",
     "attention",
+    "segment_attention",
+    "layer_kernels",
 )  # matrix products: test_matmul compares bits
 AVX2 = {"avx2", "fma", "f16c"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.encoder_factory import make_encoder
 from tests.gguf_factory import make_model
 from tests.models.expert_files import mixtral
 from tests.models.running import nmse, open_model, run
@@ -22,6 +23,28 @@ with open_model(path) as model:
     np.save(out, run(model, list(map(int, ids)), kv=kv))
 assert not hasattr(sys.modules["densecore.kernels.plan"].work, "signatures"), "something was compiled"
 """
+
+
+ENCODER_SCRIPT = """
+import sys
+import numpy as np
+from densecore.gguf import GGUFFile
+from densecore.models import EncoderBatch, load_any
+path, out, *ids = sys.argv[1:]
+with GGUFFile.open(path) as file:
+    np.save(out, load_any(file).forward(EncoderBatch.pack([list(map(int, ids))]), 1))
+"""
+
+
+@pytest.mark.parametrize("tensor_type", ["F32", "Q8_0"])
+def test_twins_compute_the_encoder(tmp_path, tensor_type):
+    path = make_encoder(tmp_path / "model.gguf", dim=32, hidden_dim=32, n_heads=2, n_layers=1, tensor_type=tensor_type)
+    results = []
+    for disabled in ("0", "1"):
+        command = [sys.executable, "-c", ENCODER_SCRIPT, str(path), str(tmp_path / "states.npy"), "5", "6", "7"]
+        subprocess.run(command, env=os.environ | {"NUMBA_DISABLE_JIT": disabled}, check=True)
+        results.append(np.load(tmp_path / "states.npy"))
+    assert nmse(*results) < 1e-9
 
 
 @pytest.mark.parametrize(("tensor_type", "kv"), [("F32", "f32"), ("Q8_0", "f32"), ("F32", "q8_0")])
