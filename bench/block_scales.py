@@ -23,6 +23,14 @@ _OFFSETS = {
     "Q6_K": (208,),
     "IQ4_NL": (0,),
     "IQ4_XS": (0,),
+    "IQ1_S": (0,),
+    "IQ2_XXS": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ3_S": (0,),
+    "TQ1_0": (52,),
+    "TQ2_0": (64,),
 }
 
 
@@ -49,4 +57,24 @@ def _write_exponent(blocks: np.ndarray, values: np.ndarray) -> None:
     blocks[:, 0] = np.where(values == 0, 0, np.clip(exponents + 128, 0, 255))
 
 
-_WRITERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {"MXFP4": _write_exponent}
+def _write_nibbles(blocks: np.ndarray, values: np.ndarray) -> None:
+    """IQ1_M: the bits of a float16, a nibble in the upper bits of each of four uint16."""
+    bits = _half_bits(values)
+    for i in range(4):
+        high = (bits >> 4 * i & 15).astype(np.uint8)
+        blocks[:, 49 + 2 * i] = blocks[:, 49 + 2 * i] & 15 | high << 4
+
+
+def _write_small_floats(blocks: np.ndarray, values: np.ndarray) -> None:
+    """NVFP4: |value| and some fractions of it, as floats of 8 bits."""
+    from gguf.quants import NVFP4
+
+    for i, fraction in enumerate((1, 0.5, 0.75, 0.25)):
+        blocks[:, i] = NVFP4.fp32_to_ue4m3(2 * fraction * np.abs(values.astype(np.float32)))
+
+
+_WRITERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
+    "IQ1_M": _write_nibbles,
+    "MXFP4": _write_exponent,
+    "NVFP4": _write_small_floats,
+}

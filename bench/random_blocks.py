@@ -6,12 +6,14 @@ an average of about 0, as weights have. Speed depends on sizes and types alone, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from bench.block_scales import num_scales, write_scales
 from densecore.gguf import GGMLType
+from densecore.kernels.formats import FORMATS
 
 __all__ = ["random_weights"]
 
@@ -47,11 +49,24 @@ _LAYOUTS = {
     GGMLType.IQ4_XS: _Layout(((_Q6 + 0.25) * _TABLE_SQUARE) ** 0.5),
     GGMLType.MXFP4: _Layout(34.25**0.5),
 }
+_MEASURED = {GGMLType[name] for name in (
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4",
+)}  # fmt: skip
+
+
+@cache
+def _layout(kind: GGMLType) -> _Layout:
+    """By calculation, or of some blocks whose scales are 1."""
+    if kind in _LAYOUTS:
+        return _LAYOUTS[kind]
+    blocks = _random_bytes(kind, 1 << 12, np.random.default_rng(0))
+    write_scales(kind.name, blocks, [np.ones(len(blocks))])
+    return _Layout(float(FORMATS[kind.name].dequantize_ref(blocks).std()))
 
 
 def random_weights(kind: GGMLType, n_elements: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
     """`n_elements` values of about this standard deviation, as bytes of type `kind` (uint8, 1-D)."""
-    if kind in _LAYOUTS:
+    if kind in _LAYOUTS or kind in _MEASURED:
         return _random_blocks(kind, n_elements // kind.block_size, deviation, rng).reshape(-1)
     values = rng.standard_normal(n_elements, np.float32) * np.float32(deviation)
     if kind is GGMLType.BF16:
@@ -59,11 +74,18 @@ def random_weights(kind: GGMLType, n_elements: int, deviation: float, rng: np.ra
     return values.astype({GGMLType.F32: "<f4", GGMLType.F16: "<f2"}[kind]).view(np.uint8)
 
 
-def _random_blocks(kind: GGMLType, n_blocks: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    layout = _LAYOUTS[kind]
+def _random_bytes(kind: GGMLType, n_blocks: int, rng: np.random.Generator) -> np.ndarray:
+    """(n_blocks, type_size) uint8"""
     blocks = np.frombuffer(rng.bytes(n_blocks * kind.type_size), np.uint8).reshape(n_blocks, kind.type_size).copy()
     if kind is GGMLType.Q8_0:
         blocks[blocks == 0x80] = 0  # quantizing gives -127 to 127
+    if kind is GGMLType.TQ2_0:
+        blocks &= ~(blocks << 1 & blocks & 0xAA)  # quantizing gives q of 0 to 2
+    return blocks
+
+
+def _random_blocks(kind: GGMLType, n_blocks: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    layout, blocks = _layout(kind), _random_bytes(kind, n_blocks, rng)
     main = rng.uniform(0.9, 1.1, n_blocks) * (deviation / layout.deviation)
     if kind is GGMLType.MXFP4:
         main = _powers_of_two(main, rng)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -166,13 +166,21 @@ class DenseCore(LoadedModel):
         return run_all(lambda ids: self.submit(ids, merged), prompt_ids, most)
 
     def submit(
-        self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any
+        self,
+        prompt: str | SequenceOf[int],
+        config: GenerationConfig | None = None,
+        *,
+        on_text: Callable[[str], object] | None = None,
+        **options: Any,
     ) -> PendingResult[GenerationResult]:
         """Start a request and return at once: a `concurrent.futures.Future` of what `complete` returns.
 
         ``future.cancel()`` ends the request.
+
+        on_text : called with each new piece of text, on the engine's thread, which it must not hold up
         """
-        return PendingResult(self._engine, self._prompt_ids(prompt), _generation_config(config, options), result_of)
+        config = _generation_config(config, options)
+        return PendingResult(self._engine, self._prompt_ids(prompt), config, result_of, on_text)
 
     async def complete_async(
         self, prompt: str | SequenceOf[int], config: GenerationConfig | None = None, **options: Any

@@ -24,6 +24,7 @@ class PendingResult(Future[Result]):
     """What a request will come to. `cancel` ends the request; callbacks are called on the engine's thread.
 
     make_result : from the last event and the whole text to the result, or an exception
+    on_text : called on the engine's thread with each new piece of text; must not block
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class PendingResult(Future[Result]):
         prompt_ids: Sequence[int],
         config: GenerationConfig,
         make_result: Callable[[Finished, str], Result],
+        on_text: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__()
+        self._on_text = on_text
         self._engine, self._make_result = engine, make_result
         self._parts: list[str] = []
         self._sequence = engine.submit(prompt_ids, config, self._take)
@@ -46,6 +49,8 @@ class PendingResult(Future[Result]):
     def _take(self, event: Event) -> None:
         if isinstance(event, TextDelta):
             self._parts.append(event.text)
+            if self._on_text is not None:
+                self._on_text(event.text)
         elif self.set_running_or_notify_cancel():
             try:
                 self.set_result(self._make_result(event, "".join(self._parts)))

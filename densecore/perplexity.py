@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from densecore.exceptions import InvalidConfigError
 
-__all__ = ["Perplexity", "measure_perplexity", "negative_log_likelihoods"]
+__all__ = ["Perplexity", "measure_perplexity", "negative_log_likelihoods", "split_into_chunks", "summarise"]
 
 MIN_CHUNK_LENGTH = 4  # the shortest whose second half predicts something
 
@@ -61,15 +61,15 @@ def measure_perplexity(
     InvalidConfigError
         `chunk_length` is below 4, or the text does not fill one chunk.
     """
-    num_chunks = _count_chunks(len(token_ids), chunk_length)
+    chunks = split_into_chunks(token_ids, chunk_length, bos_id)
     nlls: list[np.ndarray] = []
-    for chunk in _chunks(token_ids, chunk_length, bos_id):
+    for chunk in chunks:
         logits = forward(chunk)  # (chunk_length, n_vocab)
         first = chunk_length // 2
         nlls.append(negative_log_likelihoods(logits[first:-1], chunk[first + 1 :]))
         if progress is not None:
-            progress(len(nlls), num_chunks, float(np.exp(np.concatenate(nlls).mean())))
-    return _summarise(np.concatenate(nlls), num_chunks, chunk_length)
+            progress(len(nlls), len(chunks), float(np.exp(np.concatenate(nlls).mean())))
+    return summarise(np.concatenate(nlls), len(chunks), chunk_length)
 
 
 def negative_log_likelihoods(logits: np.ndarray, targets: list[int]) -> np.ndarray:
@@ -82,27 +82,31 @@ def negative_log_likelihoods(logits: np.ndarray, targets: list[int]) -> np.ndarr
     return nlls
 
 
-def _count_chunks(num_tokens: int, chunk_length: int) -> int:
+def split_into_chunks(token_ids: list[int], chunk_length: int, bos_id: int | None = None) -> list[list[int]]:
+    """Chunks of `chunk_length` tokens, each beginning with `bos_id` if that is not None; a rest is left out.
+
+    Raises InvalidConfigError if `chunk_length` is below 4, or if there are not enough tokens for one chunk.
+    """
     if chunk_length < MIN_CHUNK_LENGTH:
         raise InvalidConfigError(f"a chunk must have at least {MIN_CHUNK_LENGTH} tokens, not {chunk_length}")
-    if num_tokens < chunk_length:
+    if len(token_ids) < chunk_length:
         raise InvalidConfigError(
-            f"the text has {num_tokens} tokens, and a chunk takes {chunk_length}: "
+            f"the text has {len(token_ids)} tokens, and a chunk takes {chunk_length}: "
             "use a longer text or a smaller context"
         )
-    return num_tokens // chunk_length
-
-
-def _chunks(token_ids: list[int], chunk_length: int, bos_id: int | None) -> Iterator[list[int]]:
-    for start in range(0, len(token_ids) - chunk_length + 1, chunk_length):
-        chunk = list(token_ids[start : start + chunk_length])
-        if bos_id is not None:
+    starts = range(0, len(token_ids) - chunk_length + 1, chunk_length)
+    chunks = [list(token_ids[start : start + chunk_length]) for start in starts]
+    if bos_id is not None:
+        for chunk in chunks:
             chunk[0] = bos_id
-        yield chunk
+    return chunks
 
 
-def _summarise(nlls: np.ndarray, num_chunks: int, chunk_length: int) -> Perplexity:
-    """By the delta method, the error of exp(m) is exp(m) times the error of the mean m."""
+def summarise(nlls: np.ndarray, num_chunks: int, chunk_length: int) -> Perplexity:
+    """The measurement that negative log-likelihoods make.
+
+    By the delta method, the error of exp(m) is exp(m) times the error of the mean m.
+    """
     mean = float(nlls.mean())
     spread = float(nlls.std(ddof=1)) if nlls.size > 1 else math.nan
     value = math.exp(mean)

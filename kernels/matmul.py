@@ -54,7 +54,8 @@ def multiply(fmt, type_size, w, x, y, first, last):
 def _multiply(fmt, type_size, w, x, y, first, last):
     if not fmt.format.unpacked:
         return multiply_floats(fmt.format)
-    return (multiply_panels_amx if HAS_TILES else multiply_panels)(fmt.format)
+    by_tiles = HAS_TILES and not fmt.format.unpacked.wide_scales
+    return (multiply_panels_amx if by_tiles else multiply_panels)(fmt.format)
 
 
 @range_operation(tasks=_row_groups, together=_groups_together, twin=matmul_ref)

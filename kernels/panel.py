@@ -51,6 +51,7 @@ class Unpacked:
         left out if scale * (q - offset) are multiplied.
     row_quants : of blocks of 32 elements, compiled; (w, start) -> their quants in order, u8x32 or i8x32. Only where
         products with few tokens are faster so (`gemv_amx`).
+    wide_scales : scales may need more than an int8, which the tile registers' form of products does not take.
     quants_at : the same for blocks whose quants lie in order as int8: at which byte. -1 if they do not.
     """
 
@@ -65,6 +66,7 @@ class Unpacked:
     offset: int = 0
     row_quants: Callable[..., Any] | None = None
     quants_at: int = -1
+    wide_scales: bool = False
 
     @property
     def bias(self) -> int:

@@ -22,7 +22,8 @@ vector operations that any CPU runs, and that tests use as a second opinion. All
 aside). The environment variable ``DENSECORE_ISA`` overrides the choice that is made from the CPU's features.
 
 The parts: `simd_types` (types and operators), `simd_memory` (loads and stores), `simd_instructions` (the rest that
-works on single vectors), `simd_rows` (eight rows of a matrix into lanes), `simd_tiles` and `simd_dots` (many products).
+works on single vectors), `simd_tables` (look-ups), `simd_rows` (eight rows of a matrix into lanes), `simd_tiles` and
+`simd_dots` (many products).
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ from .simd_rows import (
     spread_bits,
     spread_pairs,
 )
+from .simd_tables import gather_4, gather_8
 from .simd_tiles import (
     PARTS,
     TILE_ROWS,
@@ -155,6 +157,8 @@ __all__ = [
     "fma",
     "fma_f32",
     "fma_tile",
+    "gather_4",
+    "gather_8",
     "half_of_words",
     "i16x8",
     "i16x16",

@@ -32,6 +32,8 @@ __all__ = [
 # Types that the gguf package cannot quantize to.
 _RANDOM_BLOCKS = {
     *(GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS),
+    *(GGMLType.IQ1_S, GGMLType.IQ1_M, GGMLType.IQ2_XXS, GGMLType.IQ2_XS, GGMLType.IQ2_S),
+    *(GGMLType.IQ3_XXS, GGMLType.IQ3_S, GGMLType.NVFP4),
 }
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10,
                "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "IQ4_XS": 30, "BF16": 32, "MXFP4": 38}  # fmt: skip
@@ -188,8 +190,8 @@ def model_tensors(
 def pack_tensor(values: np.ndarray, kind: GGMLType, seed: int = 0) -> tuple[np.ndarray, GGMLType, tuple[int, ...]]:
     """`values` as bytes of type `kind`: what GGUFWriter.add_tensor takes after the name.
 
-    Types that the gguf package can quantize to hold `values`; K-quants and IQ4_XS hold random blocks of about the
-    same size instead, since only their dequantization has an independent implementation.
+    Types that the gguf package can quantize to hold `values`; K-quants, most IQ types and NVFP4 hold random blocks of
+    about the same size instead, since only their dequantization has an independent implementation.
     """
     shape = tuple(values.shape[::-1])
     if kind in _RANDOM_BLOCKS:

@@ -13,11 +13,16 @@ from tests.lora_factory import make_adapter
 ROOT = Path(__file__).resolve().parents[1]
 
 
+RUN = (
+    "README", "HOOKS", "NUMA_OPTIMIZATION", "ENGINE", "SAMPLING", "STRUCTURED_OUTPUT", "LORA", "MODEL_OPTIMIZATION",
+    "ARCHITECTURE",
+)  # fmt: skip
+
+
 def examples():
-    names = ("HOOKS", "NUMA_OPTIMIZATION", "ENGINE", "SAMPLING", "STRUCTURED_OUTPUT", "LORA")
-    for path in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in names)):
+    for path in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in RUN[1:])):
         blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
-        for number, block in enumerate(block for block in blocks if "DenseCore(" in block):
+        for number, block in enumerate(b for b in blocks if "DenseCore(" in b or path.stem == "ARCHITECTURE"):
             yield pytest.param(block, id=f"{path.name}-{number}")
 
 

@@ -17,6 +17,8 @@ WANTED = [
     "densecore/data/pystd-6m-q8_0.gguf",
     "densecore/data/README-pystd.md",
     "densecore/server/chat.html",
+    "densecore/capi/densecore.h",
+    "densecore/capi/densecore.c",
     "densecore/kernels/simd.py",
     "densecore/kernels/formats/q4_k.py",
 ]

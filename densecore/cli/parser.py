@@ -22,6 +22,10 @@ VERBS = (
     "info",
     "tokenize",
     "perplexity",
+    "quantize",
+    "imatrix",
+    "prune",
+    "compare",
     "bench",
     "warmup",
     "convert",
@@ -29,6 +33,7 @@ VERBS = (
     "list",
     "rm",
     "env",
+    "capi",
     "version",
 )
 

@@ -15,6 +15,7 @@ Names, in the order in which a step reaches them (N is the layer; shapes are of 
 ``blk.N.mlp_out``   (num_tokens, dim)                 what the feed-forward part adds
 ``blk.N.resid_post`` (num_tokens, dim)                residual stream after the layer
 ``logits``          (num_tokens, n_vocab)             the result
+``MATRIX.input``    (num_tokens, n_in)                what a matrix gets to multiply, such as ``blk.0.ffn_down.input``
 ==================  ================================  ===============================================================
 
 A hook is called as ``hook(value, name)``, or ``hook(value)`` if it takes one argument. It owns `value`, a copy: it may
@@ -27,24 +28,29 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from densecore.exceptions import InvalidConfigError
 
-__all__ = ["LAYER_HOOKS", "Hooks"]
+__all__ = ["LAYER_HOOKS", "Hooks", "input_name"]
 
 LAYER_HOOKS = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 Hook = Callable[..., Any]
 
 
-def hook_names(n_layers: int) -> list[str]:
-    """Every name that a model of `n_layers` layers offers."""
+def input_name(matrix: str) -> str:
+    """The name of what the matrix `matrix` (as in the file, without ``.weight``) gets to multiply."""
+    return f"{matrix}.input"
+
+
+def hook_names(n_layers: int, matrices: Iterable[str] = ()) -> list[str]:
+    """Every name that a model of `n_layers` layers and these matrices offers."""
     layers = [f"blk.{layer}.{point}" for layer in range(n_layers) for point in LAYER_HOOKS]
-    return ["embed", *layers, "logits"]
+    return ["embed", *layers, "logits", *map(input_name, matrices)]
 
 
 def _with_name(hook: Hook) -> Hook:
@@ -63,11 +69,11 @@ def _with_name(hook: Hook) -> Hook:
 class Hooks:
     """The hooks of one forward pass, their patterns resolved to names."""
 
-    def __init__(self, hooks: Mapping[str, Hook], n_layers: int) -> None:
+    def __init__(self, hooks: Mapping[str, Hook], n_layers: int, matrices: Iterable[str] = ()) -> None:
         if not isinstance(hooks, Mapping):
             raise InvalidConfigError(f"hooks must map names to callables, not {type(hooks).__name__}")
         self._hooks: dict[str, list[Hook]] = {}
-        names = hook_names(n_layers)
+        names = hook_names(n_layers, matrices)
         for pattern, hook in hooks.items():
             if not callable(hook):
                 raise InvalidConfigError(f"the hook for {pattern!r} is not callable: {hook!r:.80}")
@@ -75,7 +81,7 @@ class Hooks:
             if not matching:
                 raise InvalidConfigError(
                     f"no activation is called {pattern!r}: names are embed, logits, and blk.N.POINT with N below "
-                    f"{n_layers} and POINT one of {', '.join(LAYER_HOOKS)}"
+                    f"{n_layers} and POINT one of {', '.join(LAYER_HOOKS)}, or MATRIX.input with the name of a matrix"
                 )
             for name in matching:
                 self._hooks.setdefault(name, []).append(_with_name(hook))

@@ -17,7 +17,7 @@ from densecore.kernels.formats import Q8
 from densecore.kernels.plan import Operation, Plan
 from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
-from densecore.models.hooks import Hooks
+from densecore.models.hooks import Hooks, input_name
 from densecore.models.weights import LayerNorm, Linear
 
 __all__ = ["Step", "Workspace"]
@@ -134,6 +134,9 @@ class Step:
 
         Quantized weights take x in int8: it is converted once for all that share a group length.
         """
+        if self.hooks is not None:
+            for name in dict.fromkeys(weight.whole or weight.name for weight in weights):
+                self.hooks.apply(input_name(name), x)
         operands = {group: self.activations(x, group) for group in sorted({weight.format.group for weight in weights})}
         outs = [self.workspace.array(weight.role, (len(x), weight.n_out)) for weight in weights]
         for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):

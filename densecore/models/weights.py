@@ -27,6 +27,7 @@ class Linear:
     n_out: int
     n_in: int
     bias: np.ndarray | None = None  # (1, n_out) float32
+    whole: str = ""  # the matrix of the file that this one is a part of, if it is
 
     @property
     def role(self) -> str:
@@ -77,7 +78,7 @@ class WeightLoader:
             rows = slice(first, first + n_out)
             data = whole.data[rows.start * row_bytes : rows.stop * row_bytes]
             bias = None if whole.bias is None else np.ascontiguousarray(whole.bias[:, rows])
-            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in, bias))
+            found.append(Linear(f"{prefix}.{part}", whole.format, data, n_out, n_in, bias, name))
             first += n_out
         self.parts[name] = found
         return found

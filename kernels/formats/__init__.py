@@ -14,6 +14,6 @@ __all__ = ["FORMATS", "Q8", "Format", "dequantize_row", "vec_dot"]
 
 FORMATS: dict[str, Format] = {}
 for _module in pkgutil.iter_modules(__path__):
-    if _module.name not in ("base", "runs"):
+    if _module.name not in ("base", "grids", "runs"):
         _format = importlib.import_module(f"{__name__}.{_module.name}").FORMAT
         FORMATS[_format.name] = _format

@@ -59,7 +59,7 @@ def test_types_of_the_real_files(shape: str, mix: str, types: dict[str, int]) ->
 
 @pytest.mark.parametrize("kind", [kind for kind in GGMLType if kind.name in {
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",
-    "IQ4_XS", "MXFP4",
+    "IQ4_XS", "MXFP4", "NVFP4", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0",
 }], ids=lambda kind: kind.name)  # fmt: skip
 def test_random_weights_have_the_wanted_size(kind: GGMLType) -> None:
     data = random_weights(kind, 1 << 18, 0.05, np.random.default_rng(0))

@@ -13,12 +13,12 @@ import numpy as np
 from densecore.kernels import matmul, quantize
 from densecore.kernels.formats import FORMATS
 
-from .blocks import as_file, random_blocks
+from .blocks import DIFFERENT, as_file, random_blocks
 
 NUM_TOKENS, N_OUT = 21, 37
 
 
-def outputs(names: Iterable[str] = FORMATS) -> dict[str, np.ndarray]:
+def outputs(names: Iterable[str] = DIFFERENT) -> dict[str, np.ndarray]:
     """By name of format: y (NUM_TOKENS, N_OUT) float32."""
     return {name: _output(name) for name in names}
 
@@ -38,4 +38,4 @@ def _output(name: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **outputs(sys.argv[2:] or FORMATS))
+    np.savez(sys.argv[1], **outputs(sys.argv[2:] or DIFFERENT))

@@ -35,6 +35,7 @@ def recorded(model, *patterns):
 
 def test_every_point_is_reached_once_in_order(model):
     seen, logits = recorded(model, "*")
+    seen = {name: value for name, value in seen.items() if not name.endswith(".input")}
     assert sorted(seen) == sorted(hook_names(2))
     assert next(iter(seen)) == "embed"
     assert list(seen)[-1] == "logits"
@@ -110,3 +111,12 @@ def test_replacing_the_residual_stream_erases_what_came_before(model):
 def test_mistakes_are_named(model, hooks, message):
     with pytest.raises(InvalidConfigError, match=message):
         run(model, TOKENS, hooks=hooks)
+
+
+def test_every_matrix_tells_what_it_gets_to_multiply(model):
+    """By the names of the file, also where a matrix of the file is several to the model."""
+    seen, _ = recorded(model, "*.input")
+    assert set(seen) == {f"{name}.input" for name in model.linears if name != "token_embd"}
+    for name, value in seen.items():
+        linear = model.linears[name.removesuffix(".input")]
+        assert value.shape == (len(value), linear.n_in)

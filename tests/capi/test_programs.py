@@ -1,0 +1,47 @@
+"""Programs in C, each in a process of its own: hostile, with many threads, as guests, and with two libraries."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .conftest import Run
+
+
+def test_ten_thousand_hostile_calls(run: Run) -> None:
+    done = run("hostile", sanitized=True)
+    assert (done.stdout, done.returncode) == ("all as it should be\n", 0), done.stderr
+
+
+def test_eight_threads_submit_500_requests(run: Run) -> None:
+    """To three engines, one after the other: nothing of the second one's memory, Python's included, is left over."""
+    done = run("threads", sanitized=True, PYTHONMALLOC="malloc")
+    assert done.returncode == 0, done.stderr
+    *rounds, growth = done.stdout.splitlines()
+    assert rounds == ["500 complete, 0 blocks used"] * 3
+    assert abs(int(growth.split()[0])) < 500 * 200
+    print(growth)
+
+
+def test_signals_fork_and_an_early_end(run: Run) -> None:
+    done = run("guest")
+    assert (done.stdout, done.stderr, done.returncode) == ("child 7\n", "", 0)
+
+
+def test_two_libraries(run: Run, library: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(library / "libdensecore.so", tmp_path / "copy.so")
+    done = run("twice", library / "libdensecore.so", copy)
+    assert (done.stdout, done.stderr, done.returncode) == ("code 0, text, again there\n", "", 0)
+
+
+def test_no_shared_libpython(run: Run, tmp_path: Path) -> None:
+    """A Python that says of itself that it was built without one."""
+    (tmp_path / "static_build.py").write_text("build_time_vars = {'LDLIBRARY': 'libpython3.a', 'LIBDIR': '/usr/lib'}")
+    done = run("guest", PYTHONPATH=str(tmp_path), _PYTHON_SYSCONFIGDATA_NAME="static_build")
+    assert "has no shared libpython" in done.stdout
+    assert "--enable-shared" in done.stdout
+
+
+def test_a_program_that_is_no_python(run: Run) -> None:
+    done = run("guest", DENSECORE_PYTHON="/bin/false")
+    assert done.stdout.startswith("/bin/false is no Python that DenseCore is installed in")
