@@ -49,8 +49,7 @@ from .simd_amx import (
 )
 
 STRETCH = 256  # elements of each row in a panel: two planes stay in the nearest cache
-FEW = 8  # tokens: as many, or fewer, leave half of a tile unused
-FEWEST_TOKENS = {SMALL: 3, BYTES: FEW + 1, 0: TOKENS}  # by radix; fewer are multiplied as in `gemm`
+FEWEST_TOKENS = TOKENS  # fewer do not fill a tile, and are multiplied as in `gemm`
 HALVES = TILE_ROWS // LANES  # of a panel: its rows that a tile register takes
 BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
@@ -149,15 +148,14 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
 
     multiply_narrow = inlined(multiply_panels(fmt))
     few_by_rows = how.row_quants is not None or how.quants_at >= 0
-    fewest = FEWEST_BY_ROWS if few_by_rows else FEWEST_TOKENS[radix]
-    few_by_tiles, groups, asks = fewest <= FEW and not few_by_rows, how.groups, 1 if radix else HALVES
+    fewest = FEWEST_BY_ROWS if few_by_rows else FEWEST_TOKENS
+    groups, asks = how.groups, 1 if radix else HALVES
     multiply_rows: Any = multiply_rows_amx(fmt) if few_by_rows else None
 
     @inlined
-    def multiply_runs(columns, panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
+    def multiply_runs(panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
         """Add the products of a panel with all tiles of tokens to acc: blocks of one run, without scales.
 
-        columns : how many tokens of each tile are there, FEW or TOKENS
         block, num_all : of the row's blocks the one at which the panel begins, and how many there are
         w, ahead : what to prefetch meanwhile
         """
@@ -166,7 +164,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         for tile in range(num_tiles):
             x_at, d_at = TOKENS * (block * qk * num_tiles + tile * STRETCH), TOKENS * (tile * num_all + block)
             half, b, place = 0, 0, TILE_ROWS * TOKENS * tile
-            result = load_results(columns, acc, place)
+            result = load_results(TOKENS, acc, place)
             multiply_tiles(1, width, steps, radix, panel.q, 0, plane, tokens.q, x_at, sums, 0)
             for i in range(last + 1):
                 ahead = ask(w, ahead)
@@ -184,7 +182,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                     store_results(acc, place + LANES * half, result)
                     half, b = half + 1, 0
                     if half < HALVES:
-                        result = load_results(columns, acc, place + LANES * half)
+                        result = load_results(TOKENS, acc, place + LANES * half)
 
     @inlined
     def multiply_scaled_tile(panel, tile, block, num_all, tokens, num_tiles, sums, min_sums):
@@ -196,7 +194,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
             multiply_sum_tiles(HALVES, panel.factors, 0, tokens.sums, sums_at, min_sums, first)
 
     @inlined
-    def multiply_scaled(columns, panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
+    def multiply_scaled(panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
         """The same for blocks of several runs with scales: a panel has one block of each row."""
         sums, min_sums = local_array(np.int32, sums_size), local_array(np.int32, min_sums_size)
         multiply_scaled_tile(panel, 0, block, num_all, tokens, num_tiles, sums, min_sums)
@@ -206,7 +204,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                 multiply_scaled_tile(panel, tile + 1, block, num_all, tokens, num_tiles, sums, min_sums)
             first = of_tile * (tile & 1)
             add_scaled_products(
-                columns, radix, has_minimum, sums, first, min_sums, first * has_minimum, panel.d, panel.dmin,
+                radix, has_minimum, sums, first, min_sums, first * has_minimum, panel.d, panel.dmin,
                 tokens.d, TOKENS * (tile * num_all + block), acc, TILE_ROWS * TOKENS * tile,
             )  # fmt: skip
 
@@ -232,7 +230,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         if num_tokens < fewest or n_out < TILE_ROWS:
             multiply_narrow(fmt, type_size, w, x, y, first, last)
             return
-        if few_by_rows and num_tokens < TOKENS:
+        if few_by_rows and num_tokens < FEWEST_TOKENS:
             multiply_rows(w, row_bytes, x, y, first, last)
             return
         panel = Panel(
@@ -249,10 +247,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
             np.empty(room * num_blocks, np.float32),
             np.empty((room * num_blocks * runs + 1) * has_minimum, np.int32),
         )
-        if few_by_tiles and num_tokens <= FEW:
-            configure_tiles(width, FEW)
-        else:
-            configure_tiles(width, TOKENS)
+        configure_tiles(width)
         for begin in range(0, num_tokens, BATCH):
             end = min(begin + BATCH, num_tokens)
             num_tiles = (end - begin + TOKENS - 1) // TOKENS
@@ -270,10 +265,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                     ahead = Ahead(place, place + size, size // (64 * n * (PARTS * groups + num_tiles * asks)) + 1)
                     start = top * row_bytes + block * type_size
                     ahead = unpack_planes(fmt, w, start, row_bytes, n, panel, ahead)
-                    if few_by_tiles and num_tokens <= FEW:
-                        multiply_panel(FEW, panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)
-                    else:
-                        multiply_panel(TOKENS, panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)
+                    multiply_panel(panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)
                 write_rows(y, begin, end, row, last, top, acc)
         release_tiles()
 

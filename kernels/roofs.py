@@ -12,7 +12,7 @@ from numba import prange, types
 
 from .cache import inlined, kernel
 from .simd import i16x16, load_i8x32, load_u8x32, local_array, madd, maddubs, prefetch_far, sum_i32x8
-from .simd_amx import TOKENS, configure_tiles, load_factors, release_tiles, repeat_products, store_sums
+from .simd_amx import configure_tiles, load_factors, release_tiles, repeat_products, store_sums
 from .simd_dots import HAS_DOT, LANES, dot
 from .simd_types import HAS_TILES, I8x32, U8x32, Vector, call, constant, instruction, splat
 
@@ -113,7 +113,7 @@ def tile_chains(first, rounds):
     factors, sums = local_array(np.int8, 1024), local_array(np.int32, 512)
     for i in range(factors.size):
         factors[i] = first
-    configure_tiles(64, TOKENS)
+    configure_tiles(64)
     load_factors(factors)
     for _ in range(rounds):
         repeat_products(CHAINS)

@@ -65,17 +65,17 @@ def emit_configuration(builder: ir.IRBuilder, sizes: dict[int, tuple[int, int]])
 
 
 @intrinsic(prefer_literal=True)
-def configure_tiles(typingctx, width, tokens):
-    """Set the sizes of all tile registers: for at most TOKENS tokens, and `width` elements of each at a time."""
-    bytes_in_row, num_tokens = width.literal_value, tokens.literal_value
-    sizes = dict.fromkeys(_C, (num_tokens, 64)) | {_A: (num_tokens, bytes_in_row), _B: (bytes_in_row // 4, 64)}
-    sizes |= {_A_SUMS: (num_tokens, 4 * RUNS), _B_FACTORS: (RUNS, 64)}
+def configure_tiles(typingctx, width):
+    """Set the sizes of all tile registers: for TOKENS tokens, and `width` elements of each at a time."""
+    bytes_in_row = width.literal_value
+    sizes = dict.fromkeys(_C, (TOKENS, 64)) | {_A: (TOKENS, bytes_in_row), _B: (bytes_in_row // 4, 64)}
+    sizes |= {_A_SUMS: (TOKENS, 4 * RUNS), _B_FACTORS: (RUNS, 64)}
 
     def codegen(context, builder, sig, args):
         emit_configuration(builder, sizes)
         return context.get_dummy_value()
 
-    return types.void(width, tokens), codegen
+    return types.void(width), codegen
 
 
 @intrinsic
@@ -215,11 +215,10 @@ def _signs(radix: int) -> str:
 
 @intrinsic(prefer_literal=True)
 def add_scaled_products(
-    typingctx, columns, radix, has_minimum, sums, first, min_sums, min_first, d, dmin, dx, dx_at, acc, place
+    typingctx, radix, has_minimum, sums, first, min_sums, min_first, d, dmin, dx, dx_at, acc, place
 ):
     """What a block with scales adds: ``acc = fma(dx, fma(d, S, -(dmin * M)), acc)``, or ``fma(dx, d * S, acc)``.
 
-    columns : tokens of the tile that are there
     sums, first : what `multiply_tiles` made for all rows of a panel, and where; `min_sums` of `multiply_sum_tiles`
     d, dmin : float32 of the panel's rows
     dx : float32; the scales of all TOKENS of the tile lie side by side from element `dx_at`
@@ -230,7 +229,7 @@ def add_scaled_products(
 
     def codegen(context, builder, sig, args):
         tiles, min_tiles, scales, minimums, token_scales, results = (
-            Reader(context, builder, sig.args[i], args[i]) for i in (3, 5, 7, 8, 9, 11)
+            Reader(context, builder, sig.args[i], args[i]) for i in (2, 4, 6, 7, 8, 10)
         )
 
         def total(reader: Reader, start: ir.Value, half: int, token: int, bits: int) -> ir.Value:
@@ -243,24 +242,24 @@ def add_scaled_products(
         halves = range(TILE_ROWS // LANES)
         of_rows = [scales.load(floats, ir.Constant(_I64, LANES * half)) for half in halves]
         of_minimums = [minimums.load(floats, ir.Constant(_I64, LANES * half)) for half in halves if with_minimum]
-        for token in range(columns.literal_value):
-            of_token = token_scales.broadcast(floats, builder.add(args[10], ir.Constant(_I64, token)))
+        for token in range(TOKENS):
+            of_token = token_scales.broadcast(floats, builder.add(args[9], ir.Constant(_I64, token)))
             for half in halves:
-                s = total(tiles, args[4], half, token, radix_bits)
+                s = total(tiles, args[3], half, token, radix_bits)
                 if with_minimum:
-                    m = total(min_tiles, args[6], half, token, BYTES)
+                    m = total(min_tiles, args[5], half, token, BYTES)
                     low = builder.fneg(builder.fmul(of_minimums[half], m))
                     s = call(builder, fma, floats, [of_rows[half], s, low])
                 else:
                     s = builder.fmul(of_rows[half], s)
-                at = builder.add(args[12], ir.Constant(_I64, TILE_ROWS * token + LANES * half))
+                at = builder.add(args[11], ir.Constant(_I64, TILE_ROWS * token + LANES * half))
                 result = call(builder, fma, floats, [of_token, s, results.load(floats, at)])
                 pointer = results.place(floats, at)
                 builder.store(result, builder.bitcast(pointer, floats.as_pointer()), align=1)
         return context.get_dummy_value()
 
     index = types.intp
-    given = (columns, radix, has_minimum, sums, index, min_sums, index, d, dmin, dx, index, acc, index)
+    given = (radix, has_minimum, sums, index, min_sums, index, d, dmin, dx, index, acc, index)
     return types.void(*given), codegen
 
 
