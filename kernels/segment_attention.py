@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .attention import LOG2_E, clear_states, write_output
+from .attention import LOG2_E, NO_SINKS, clear_states, write_output
 from .attention_products import multiply
 from .attention_tile import state_size, weigh
 from .cache import inlined
@@ -170,7 +170,8 @@ def attend(q, k, v, segment, first, last, scale, slopes, out):
         weigh(room.scores, row * stride, 0, length, room.states, (row + 1) * size - 8)
     add_all(v, segment, rows, room)
     for row in range(rows):
-        write_output(room.states, row * size, size, out, ((first + row) * n_heads + segment.head) * head_dim, head_dim)
+        place = ((first + row) * n_heads + segment.head) * head_dim
+        write_output(room.states, row * size, size, NO_SINKS, 0, out, place, head_dim)
 
 
 def _segment_tasks(q, k, v, seq_index, starts, scale, slopes, out) -> int:

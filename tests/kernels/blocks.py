@@ -14,9 +14,9 @@ from densecore.kernels.formats import FORMATS, Q8, Format
 from densecore.kernels.quantize import quantize_q8_ref
 
 # Made by `formats.runs` just as others are, but for what `test_formats` checks: compiled less often, to save time.
-ALIKE = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_S", "IQ3_S"}
+ALIKE = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_S", "IQ3_S", "IQ3_XXS", "TQ1_0"}
 DIFFERENT = sorted(set(FORMATS) - ALIKE)
-NAMES = DIFFERENT if os.environ.get("DENSECORE_ISA") else sorted(FORMATS)
+NAMES = DIFFERENT if {"DENSECORE_ISA", "NUMBA_BOUNDSCHECK"} & set(os.environ) else sorted(FORMATS)
 FLOAT_NAMES = [name for name in NAMES if FORMATS[name].group == 0]
 QUANTIZED_NAMES = [name for name in NAMES if FORMATS[name].group > 0]
 EXTREME_BYTES = (0x00, 0x0F, 0x70, 0x7F, 0x80, 0x8F, 0xF0, 0xFF)
