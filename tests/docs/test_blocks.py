@@ -18,6 +18,7 @@ from tests.test_docs import RUN
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```", re.M | re.S)
+ELSEWHERE = ("EMBEDDINGS", "MODEL_OPTIMIZATION")  # run by engine/test_embeddings and quantize/test_docs
 DRAWINGS = ("text", "prometheus")  # nothing to run
 
 
@@ -31,6 +32,8 @@ def is_checked_elsewhere(page: Path, language: str, text: str) -> bool:
     """By test_docs, which runs Python, or by capi/test_reference and test_reference, which compare with the code."""
     if page.name == "API_REFERENCE.md":
         return language in ("c", "json", "python")
+    if page.stem in ELSEWHERE:
+        return language == "python"
     return language == "python" and page.stem in RUN and ("DenseCore(" in text or page.stem == "ARCHITECTURE")
 
 
