@@ -94,7 +94,7 @@ DENSECORE_API int SubmitRequestWithOptions(DenseCoreHandle handle, const char *p
 DENSECORE_API int SubmitChatRequest(DenseCoreHandle handle, const char *messages_json, const char *options_json,
                                     TokenCallback callback, void *user_data);
 
-/* Compute the embedding of a text, as DenseCore.embed(prompt) does: its length is 1. It is computed before this returns,
+/* Compute the embedding of a text, by the pooling that the file names: its length is 1. It is computed before this returns,
  * so that what is wrong with it is told by the code; the callback comes from the engine's thread, as all do. */
 DENSECORE_API int SubmitEmbeddingRequest(DenseCoreHandle handle, const char *prompt, EmbeddingCallback callback,
                                          void *user_data);

@@ -77,7 +77,7 @@ class CEngine:
         Raises what `DenseCore.embed` raises.
         """
         with self._new_request() as request:
-            vector = np.ascontiguousarray(self.model.embed(text), np.float32)
+            vector = np.ascontiguousarray(self.model.embed(text, pooling="model"), np.float32)
             future: Future[np.ndarray] = Future()
             future.set_result(vector)
             self._started(request, future)
