@@ -262,7 +262,7 @@ class TestFiles:
 
     def test_unsupported_architecture(self, tmp_path):
         overrides = {"general.architecture": "mamba"}
-        with pytest.raises(ModelLoadError, match=r"mamba.*supported are bert, gemma2, .*llama.*qwen3"):
+        with pytest.raises(ModelLoadError, match=r"mamba.*supported are bert, .*gemma2, .*llama.*qwen3"):
             DenseCore(make_model(tmp_path / "m.gguf", metadata_overrides=overrides))
 
     def test_split_file(self, tmp_path, tiny):

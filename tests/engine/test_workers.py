@@ -56,10 +56,10 @@ result["binds"] = list(binds)
 seen = {{name: set() for name in models}}
 for name, model in models.items():
     runner = model._engine.runner
-    def forward(*arguments, name=name, original=runner.model.forward):
+    def outputs(*arguments, name=name, original=runner.model.outputs, **options):
         seen[name].add((arguments[2], numba.get_num_threads()))
-        return original(*arguments)
-    runner.model.forward = forward
+        return original(*arguments, **options)
+    runner.model.outputs = outputs
 streams = [model.stream("def f(x):", max_tokens=24, temperature=0.0) for model in models.values()]
 result["together"] = ["".join(stream) for stream in streams]
 result["seen"] = {{name: sorted(pairs) for name, pairs in seen.items()}}
