@@ -13,6 +13,7 @@ import pytest
 
 from densecore.exceptions import ModelLoadError
 from densecore.server.registry import load_model
+from tests.gguf_factory import make_model
 
 from .conftest import running
 
@@ -87,10 +88,13 @@ class TestSeveralModels:
             assert server.post("/v1/models/load", model="x").status_code == 404
             assert server.post("/v1/models/load").status_code == 400
 
-    def test_a_model_in_use_stays_unless_forced(self, tiny_path):
+    def test_a_model_in_use_stays_unless_forced(self, tiny_path, tmp_path):
+        overrides = {"llama.context_length": 16384}  # so that its answer lasts, however fast this machine is
+        slow = make_model(tmp_path / "slow.gguf", n_layers=1, metadata_overrides=overrides)
+        ask = LONG | {"model": "a", "stream": True, "max_tokens": 15000}
         with (
-            running({"a": tiny_path, "b": tiny_path}) as server,
-            server.http.stream("POST", CHAT, json=LONG | {"model": "a", "stream": True, "n": 8}) as answer,
+            running({"a": slow, "b": tiny_path}) as server,
+            server.http.stream("POST", CHAT, json=ask) as answer,
         ):
             lines = answer.iter_lines()
             next(lines)
