@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from tests.convert.tiny import N_VOCAB, write_checkpoint
 
-__all__ = ["CONFIGURATIONS", "LOGITS", "TOKENS", "configurations", "draw_weights", "write_case"]
+__all__ = ["CONFIGURATIONS", "LOGITS", "TOKENS", "configurations", "converter", "draw_weights", "write_case"]
 
 CONFIGURATIONS = Path(__file__).with_name("archs.json")
 LOGITS = Path(__file__).with_name("archs.npz")
@@ -51,3 +52,16 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def write_case(folder: Path, case: dict[str, Any]) -> Path:
     """Write config.json, tokenizer.json and the weights of a case; returns the folder."""
     return write_checkpoint(folder, case["config"], draw_weights(case["shapes"]))
+
+
+def converter(folder: Path, cases: dict[str, dict[str, Any]]) -> Callable[[str], Path]:
+    """A function that gives the GGUF file of a case, by its name; made in `folder` when it is first asked for."""
+    from densecore.convert import convert_checkpoint  # those who record what transformers compute do without
+
+    def file_of(name: str) -> Path:
+        path = folder / f"{name}.gguf"
+        if not path.exists():
+            convert_checkpoint(write_case(folder / name, cases[name]), path, "f32")
+        return path
+
+    return file_of

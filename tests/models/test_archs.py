@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from densecore import DenseCore
-from densecore.convert import convert_checkpoint
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.models import AdapterSet, AdapterUse, load_adapter, smollm3
@@ -22,7 +21,7 @@ from densecore.models.hooks import LAYER_HOOKS, hook_names
 from densecore.models.weights import LayerNorm, Linear
 from tests.convert.tiny import COLUMNS
 from tests.lora_factory import make_adapter, merge
-from tests.models.checkpoints import LOGITS, TOKENS, configurations, write_case
+from tests.models.checkpoints import LOGITS, TOKENS, configurations, converter
 from tests.models.running import nmse, open_model, run
 from tests.models.test_lora import run_with
 
@@ -33,15 +32,7 @@ RECORDED = np.load(LOGITS)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A function that gives the GGUF file of a case, made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("archs")
-
-    def file_of(name: str) -> Path:
-        path = folder / f"{name}.gguf"
-        if not path.exists():
-            convert_checkpoint(write_case(folder / name, CASES[name]), path, "f32")
-        return path
-
-    return file_of
+    return converter(tmp_path_factory.mktemp("archs"), CASES)
 
 
 @pytest.fixture(params=CASES)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from densecore import DenseCore
-from densecore.convert import convert_checkpoint
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.models import AdapterSet, AdapterUse, Batch, KVCache, load_adapter
@@ -17,7 +16,7 @@ from densecore.models.hooks import LAYER_HOOKS, hook_names
 from tests.convert.tiny import COLUMNS
 from tests.gguf_factory import make_model
 from tests.lora_factory import make_adapter, merge
-from tests.models.checkpoints import TOKENS, write_case
+from tests.models.checkpoints import TOKENS, converter
 from tests.models.expert_files import mixtral
 from tests.models.record_experts import CONFIGURATIONS, LOGITS
 from tests.models.running import nmse, open_model, run
@@ -30,15 +29,7 @@ RECORDED = np.load(LOGITS)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A function that gives the GGUF file of a case, made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("experts")
-
-    def file_of(name: str) -> Path:
-        path = folder / f"{name}.gguf"
-        if not path.exists():
-            convert_checkpoint(write_case(folder / name, CASES[name]), path, "f32")
-        return path
-
-    return file_of
+    return converter(tmp_path_factory.mktemp("experts"), CASES)
 
 
 @pytest.fixture(params=CASES)
