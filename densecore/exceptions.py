@@ -53,4 +53,4 @@ class QueueFullError(DenseCoreError):
 
 
 class UnsupportedFeatureError(DenseCoreError, NotImplementedError):
-    """A documented feature that this version does not contain yet."""
+    """A documented feature that this version or installation lacks; the message says what to do."""

@@ -46,7 +46,7 @@ class Unpacked:
     is_signed : q are int8.
     scales : integer scales in a run of 32: 0 (all are 1), 1 or 2.
     factor : the same factor for all x; 0 if M is 0. None if `unpack_header` writes them.
-    has_minimum : each block has a `dmin`. If it has scales, too: q below 32, scales and factors below 64, none negative.
+    has_minimum : each block has a `dmin`. If it has scales, too: q < 32, scales and factors < 64, none negative.
     offset : where `unpack_header` writes factors, but there is no minimum: factor = scale * offset, so that M can be
         left out if scale * (q - offset) are multiplied.
     row_quants : of blocks of 32 elements, compiled; (w, start) -> their quants in order, u8x32 or i8x32. Only where
