@@ -68,8 +68,6 @@ def measure(model: DenseCore, count: int, options: dict[str, float], steps: int,
     """Watch `steps` steps of `count` decoding sequences."""
     engine, profile = model._engine, Profile()
     room = model.max_model_len - 16  # they are given up in the end, but must not end before, on a busy machine either
-    requests = [Request(model, prompt(model, 8, rng), room, **(OFF | options)) for _ in range(count)]
-    _wait_for(requests, 20)
     with contextlib.ExitStack() as stack:
         for owner, name, part in (
             (engine, "step", "step"),
@@ -80,6 +78,8 @@ def measure(model: DenseCore, count: int, options: dict[str, float], steps: int,
             (engine.scheduler, "postprocess", "text, events"),
         ):
             stack.enter_context(profile.watch(owner, name, part))
+        # The first steps, of prompts, are watched, too, and are too few to move a median.
+        requests = [Request(model, prompt(model, 8, rng), room, **(OFF | options)) for _ in range(count)]
         _wait_for(requests, 20 + steps)
     for request in requests:
         request.cancel()
