@@ -14,13 +14,18 @@ def test_ten_thousand_hostile_calls(run: Run) -> None:
 
 
 def test_eight_threads_submit_500_requests(run: Run) -> None:
-    """To three engines, one after the other: nothing of the second one's memory, Python's included, is left over."""
+    """To four engines, one after the other: nothing of the memory of an engine, Python's included, is left over.
+
+    What is set up once is not counted. That is most of the first round, and code that a batch of a size seen for the
+    first time needs may come in any; so the round that adds least tells.
+    """
     done = run("threads", sanitized=True, PYTHONMALLOC="malloc")
     assert done.returncode == 0, done.stderr
-    *rounds, growth = done.stdout.splitlines()
-    assert rounds == ["500 complete, 0 blocks used"] * 3
-    assert abs(int(growth.split()[0])) < 500 * 200
+    rounds = [line.rsplit(", ", 1) for line in done.stdout.splitlines()]
+    assert [state for state, _ in rounds] == ["500 complete, 0 blocks used"] * 4
+    growth = [int(text.split()[0]) for _, text in rounds[1:]]
     print(growth)
+    assert min(growth) < 500 * 200
 
 
 def test_signals_fork_and_an_early_end(run: Run) -> None:

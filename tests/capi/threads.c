@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { N_THREADS = 8, N_REQUESTS = 500, N_ROUNDS = 3, MAX_TOKENS = 8 };
+enum { N_THREADS = 8, N_REQUESTS = 500, N_ROUNDS = 4, MAX_TOKENS = 8 };
 
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 
@@ -81,7 +81,7 @@ static int run_round(void)
 int main(int argc, char **argv)
 {
     DetailedMetrics metrics;
-    size_t allocated[N_ROUNDS] = {0};
+    size_t allocated = 0, before;
     int i, complete = 0;
     for (i = 0; i < N_ROUNDS; i++) {
         engine = InitEngine(argv[1], NULL, 0, -1, DENSECORE_PINNING_SCATTER);
@@ -91,11 +91,12 @@ int main(int argc, char **argv)
         }
         complete = run_round();
         metrics = metrics_at_rest();
-        printf("%d complete, %lld blocks used\n", complete, metrics.kv_cache_blocks_used);
         FreeEngine(engine);
+        before = allocated;
         if (__sanitizer_get_current_allocated_bytes)
-            allocated[i] = __sanitizer_get_current_allocated_bytes();
+            allocated = __sanitizer_get_current_allocated_bytes();
+        printf("%d complete, %lld blocks used, %ld bytes more\n", complete, metrics.kv_cache_blocks_used,
+               (long)(allocated - before));
     }
-    printf("%ld bytes more\n", (long)(allocated[N_ROUNDS - 1] - allocated[N_ROUNDS - 2]));
     return 0;
 }

@@ -39,9 +39,9 @@ pieces = [piece.content for piece in chat(max_tokens=20, temperature=0).stream("
 assert len(pieces) > 2
 assert "".join(pieces) == answer.content
 for method in ("json_schema", "function_calling"):
-    found = chat(max_tokens=60).with_structured_output(Point, method=method).invoke("import os")
+    found = chat(max_tokens=60, temperature=0).with_structured_output(Point, method=method).invoke("import os")
     assert isinstance(found, Point)
-must_call = chat(max_tokens=60).bind_tools([add], tool_choice="required", parallel_tool_calls=False)
+must_call = chat(max_tokens=60, temperature=0).bind_tools([add], tool_choice="required", parallel_tool_calls=False)
 (call,) = must_call.invoke("x").tool_calls
 assert call["name"] == "add"
 assert isinstance(call["args"]["a"], bool)
@@ -73,7 +73,8 @@ assert litellm.text_completion(**(options | text)).choices[0].text
 properties = {{"a": {{"type": "boolean"}}}}
 parameters = {{"type": "object", "properties": properties, "required": ["a"], "additionalProperties": False}}
 tools = [{{"type": "function", "function": {{"name": "f", "parameters": parameters}}}}]
-choice = litellm.completion(messages=messages, max_tokens=60, tools=tools, tool_choice="required", **options).choices[0]
+options |= {{"max_tokens": 60, "temperature": 0}}
+choice = litellm.completion(messages=messages, tools=tools, tool_choice="required", **options).choices[0]
 assert choice.message.tool_calls[0].function.name == "f"
 assert choice.finish_reason == "tool_calls"
 """
