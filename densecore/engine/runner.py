@@ -9,6 +9,7 @@ import numpy as np
 
 from densecore.config import EngineConfig
 from densecore.engine.batch import Row, build_batch
+from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
 from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model, Outputs
@@ -44,6 +45,7 @@ class Runner:
             config = self.model.config
             return Outputs(np.empty((0, config.n_vocab), np.float32), np.empty((0, config.dim), np.float32))
         batch = build_batch(rows, self.cache.block_size, self.model.adapters)
+        kernel_thread.run_deferred()
         return self.model.outputs(batch, self.cache, self.workers.apply())
 
     def forward(
