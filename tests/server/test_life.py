@@ -82,6 +82,15 @@ class TestSeveralModels:
             assert len({answer["choices"][0]["message"]["content"] for answer in answers.values()}) == 1
             assert server.post(CHAT, **ASK).json()["model"] == "a"
 
+    def test_who_wants_to_know_is_told_when_models_come_and_go(self, tiny_path):
+        with running({"a": tiny_path, "b": tiny_path}) as server:
+            seen = []
+            registry = server.service.registry
+            registry.on_change = lambda: seen.append([entry.name for entry in registry.loaded()])
+            assert server.post(CHAT, model="b", **ASK).status_code == 200
+            assert server.post("/v1/models/unload", model="b").status_code == 200
+            assert seen == [[], ["b"], []]
+
     def test_load_and_unload(self, tiny_path):
         with running({"a": tiny_path, "b": tiny_path}, max_loaded_models=2) as server:
             assert server.post("/v1/models/load", model="b").json()["state"] == "ready"
