@@ -43,6 +43,7 @@ class Runner:
     def run_rows(self, rows: SequenceOf[Row]) -> Outputs:
         """The same, for tokens at any place of sequences."""
         if not rows:
+            kernel_thread.run_deferred()
             config = self.model.config
             logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
             return Outputs(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
