@@ -22,6 +22,7 @@ from densecore.kernels.threads import default_thread_count
 from densecore.quantize.choice import FLOATS, Choice, choose_types
 from densecore.quantize.config import QuantConfig
 from densecore.quantize.imatrix_file import ImportanceMatrix
+from densecore.quantize.inputs import Inputs
 from densecore.quantize.mixes import MIXES
 from densecore.quantize.tensor import Errors, quantized_strips
 
@@ -146,8 +147,8 @@ class _Run:
         """The bytes of a tensor as they are to be written; its result is noted in the end."""
         tensor, kind, errors = choice.tensor, choice.type, Errors()
         if choice.changes:
-            importance = None if self.matrix is None else self.matrix.of(tensor)
-            yield from quantized_strips(self.file, tensor, kind, importance, errors, self.pool, self.num_threads)
+            inputs = Inputs.of(self.matrix, tensor, kind)
+            yield from quantized_strips(self.file, tensor, kind, inputs, errors, self.pool, self.num_threads)
         else:
             data = self.file.tensor_data(tensor.name)
             for start in range(0, data.size, _PIECE):

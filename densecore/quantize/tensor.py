@@ -13,7 +13,8 @@ import numpy as np
 from densecore.exceptions import InvalidConfigError, ModelLoadError
 from densecore.gguf import GGMLType, GGUFFile, TensorInfo
 from densecore.kernels.formats import FORMATS
-from densecore.kernels.quantizers import QUANTIZERS
+from densecore.kernels.quantizers import QUANTIZERS, InputMoments
+from densecore.quantize.inputs import Inputs
 
 __all__ = ["Errors", "quantized_strips"]
 
@@ -45,14 +46,14 @@ def quantized_strips(
     file: GGUFFile,
     tensor: TensorInfo,
     kind: GGMLType,
-    importance: np.ndarray | None,
+    inputs: Inputs,
     errors: Errors,
     pool: Executor,
     num_threads: int,
 ) -> Iterator[np.ndarray]:
     """The bytes of `tensor` as `kind`, strip by strip.
 
-    importance : (n_matrices, row length) float32, how much each column matters; None if they matter alike
+    inputs : what is known of the tensor's inputs
     errors : is added to
     pool : runs the strips, at most two for each of `num_threads` at a time
 
@@ -66,8 +67,9 @@ def quantized_strips(
     waiting: deque[Future] = deque()
     for first in _strip_starts(rows, per_matrix, strip_rows):
         last = min(first + strip_rows, first // per_matrix * per_matrix + per_matrix)
-        weights = None if importance is None else importance[first // per_matrix]
-        waiting.append(pool.submit(_quantize_strip, source, data[first:last], row_length, kind.name, weights))
+        importance = None if inputs.importance is None else inputs.importance[first // per_matrix]
+        strip = source, data[first:last], row_length
+        waiting.append(pool.submit(_quantize_strip, *strip, kind.name, importance, inputs.moments))
         if len(waiting) >= 2 * num_threads:
             yield _take(file, tensor, kind, waiting.popleft(), errors)
     while waiting:
@@ -91,12 +93,13 @@ def _format_of(file: GGUFFile, tensor: TensorInfo):
 
 
 def _quantize_strip(
-    source, data: np.ndarray, row_length: int, kind: str, importance: np.ndarray | None
+    source, data: np.ndarray, row_length: int, kind: str, importance: np.ndarray | None, moments: InputMoments | None
 ) -> tuple[np.ndarray, float, float, int]:
     """Blocks, sum of squares, sum of squares of the error, number of weights."""
     x = source.dequantize_ref(data.reshape(-1, source.type_size)).reshape(-1, row_length)
     qk = FORMATS[kind].qk
-    blocks, error = QUANTIZERS[kind](x.reshape(-1, qk), weights_of_errors(x, kind, importance).reshape(-1, qk))
+    weights = weights_of_errors(x, kind, importance).reshape(-1, qk)
+    blocks, error = QUANTIZERS[kind](x.reshape(-1, qk), weights, moments)
     return blocks, float(np.dot(x.reshape(-1), x.reshape(-1))), error, x.size
 
 
