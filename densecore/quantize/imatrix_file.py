@@ -113,8 +113,8 @@ class ImportanceMatrix:
                     f"{path}: not an importance matrix (general.type is {kind!r}); make one by densecore imatrix"
                 )
             return cls(
-                {name: _read(file, name + _SUMS) for name in names},
-                {name: _read(file, name + _COUNTS).reshape(-1) for name in names},
+                sums := {name: _read(file, name + _SUMS) for name in names},
+                {name: _read_counts(file, name + _COUNTS, len(sums[name])) for name in names},
                 file.metadata.strings("imatrix.datasets", []),
                 file.metadata.integer("imatrix.chunk_count", 0, minimum=0),
                 file.metadata.integer("imatrix.chunk_size", 0, minimum=0),
@@ -131,6 +131,13 @@ def _read(file: GGUFFile, name: str) -> np.ndarray:
     values = np.array(data.view(np.float32).reshape(-1, tensor.shape[0]))
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ModelLoadError(f"{file.path}: tensor {name} has values that are not finite, or below 0: it is broken")
+    return values
+
+
+def _read_counts(file: GGUFFile, name: str, n_matrices: int) -> np.ndarray:
+    values = _read(file, name).reshape(-1)
+    if len(values) != n_matrices:
+        raise ModelLoadError(f"{file.path}: tensor {name} has {len(values)} counts for {n_matrices} matrices")
     return values
 
 

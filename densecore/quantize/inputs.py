@@ -9,7 +9,7 @@ import numpy as np
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGMLType, TensorInfo
 from densecore.kernels.quantizers import InputMoments, input_moments
-from densecore.quantize.imatrix_file import ImportanceMatrix
+from densecore.quantize.imatrix_file import ImportanceMatrix, block_length
 
 __all__ = ["Inputs"]
 
@@ -47,10 +47,10 @@ def _moments(matrix: ImportanceMatrix, tensor: TensorInfo, squares: np.ndarray |
     if correlations is None or squares is None:
         return None
     n_blocks, length, _ = correlations.shape
-    if (1, n_blocks * length) != squares.shape:
+    if (1, n_blocks * length) != squares.shape or length != block_length(tensor.shape[0]):
         raise ModelLoadError(
-            f"{matrix.path}: {tensor.name} has correlations of {n_blocks * length} columns, but the model's tensor has "
-            f"{tensor.shape[0]}: it was measured with another model"
+            f"{matrix.path}: {tensor.name} has correlations of shape {correlations.shape}, which do not fit the "
+            f"model's tensor of shape {tensor.shape}: it was measured with another model"
         )
     count = float(matrix.counts[tensor.name][0])
     shrinkage = _SHRINKAGE + length / max(count, 1.0)

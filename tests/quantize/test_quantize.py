@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
-import signal
 from pathlib import Path
 
 import gguf
@@ -19,6 +17,7 @@ from densecore.perplexity import measure_perplexity
 from densecore.quantize import PRESETS, Q4_K_M_CFG, ImportanceMatrix, QuantConfig, quantize_model
 from densecore.quantize.mixes import MIXES, Place
 from tests.conftest import shared_path
+from tests.quantize.full_disk import full_disk
 
 TYPES_OF_LLAMA_CPP = Path(__file__).with_name("types_llama_cpp.json")
 
@@ -180,18 +179,10 @@ def test_broken_input_is_refused_as_by_the_loader(tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the system refuses to write more in the same way."""
     model, target = small_model(tmp_path / "in.gguf", 1024), tmp_path / "out.gguf"
     target.write_bytes(b"old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
-    try:
-        with pytest.raises(DenseCoreError, match=r"out.gguf: cannot write the file: File too large"):
-            quantize_model(model, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1 << 14), pytest.raises(DenseCoreError, match=r"out.gguf: cannot write the file: File too large"):
+        quantize_model(model, target)
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.gguf", "out.gguf"]
 
