@@ -3,7 +3,8 @@
 An error e in a weight changes the output of its matrix by e x, where x is what the column gets to multiply. Over many
 tokens that costs e^2 times the mean of x^2. Errors e and f in two columns with inputs x and y cost 2 e f times the mean
 of x y besides, which may be negative: they can cancel. These means are measured, through hooks, for every matrix of the
-layers; those of products within blocks of columns, and not for experts, of which there are too many.
+layers and for the last one, ``output.weight``, whatever it is called in the file; those of products within blocks of
+columns, and not for experts, of which there are too many.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def measure_importance(
     notes = _Notes(with_products=correlations)
     chunks = split_into_chunks(token_ids, chunk_length, bos_id)
     for done, chunk in enumerate(chunks, 1):
-        forward(chunk, hooks={f"blk.*{_INPUT}": notes.note})
+        forward(chunk, hooks={f"blk.*{_INPUT}": notes.note, f"output{_INPUT}": notes.note})
         if progress is not None:
             progress(done, len(chunks))
     return notes.matrix([dataset] if dataset else [], len(chunks), chunk_length)

@@ -70,12 +70,13 @@ class ImportanceMatrix:
     def names(self) -> list[str]:
         return list(self.sums)
 
-    def of(self, tensor: TensorInfo) -> np.ndarray | None:
-        """Mean squares (n_matrices, row length) float32 for `tensor`; None if it was not measured.
+    def of(self, tensor: TensorInfo, name: str = "") -> np.ndarray | None:
+        """Mean squares (n_matrices, row length) float32 for `tensor`, here maybe called `name`; None if not measured.
 
         Of an expert that no token reached, all columns count alike. Raises ModelLoadError if the shapes differ.
         """
-        sums = self.sums.get(tensor.name)
+        name = name or tensor.name
+        sums = self.sums.get(name)
         if sums is None:
             return None
         expected = (tensor.n_elements // (tensor.shape[0] * tensor.shape[1]), tensor.shape[0])
@@ -84,7 +85,7 @@ class ImportanceMatrix:
                 f"{self.path}: {tensor.name} has importance of shape {sums.shape}, but the model's tensor needs "
                 f"{expected}: it was measured with another model"
             )
-        counts = self.counts[tensor.name][:, None]
+        counts = self.counts[name][:, None]
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -29,21 +29,27 @@ class Inputs:
     moments: InputMoments | None = None
 
     @classmethod
-    def of(cls, matrix: ImportanceMatrix | None, tensor: TensorInfo, kind: GGMLType) -> Inputs:
-        """Of `tensor`, which becomes `kind`. ModelLoadError for those of another model, or that no inputs can have."""
+    def of(cls, matrix: ImportanceMatrix | None, tensor: TensorInfo, kind: GGMLType, *, is_output: bool) -> Inputs:
+        """Of `tensor`, which becomes `kind`. ModelLoadError for those of another model, or that no inputs can have.
+
+        is_output : it is what the model ends with, under this or another name
+        """
         if matrix is None:
             return cls()
-        importance = matrix.of(tensor)
-        return cls(importance, None if kind.name in _PRECISE else _moments(matrix, tensor, importance))
+        name = "output.weight" if is_output and "output.weight" in matrix.sums else tensor.name
+        importance = matrix.of(tensor, name)
+        return cls(importance, None if kind.name in _PRECISE else _moments(matrix, tensor, name, importance))
 
 
-def _moments(matrix: ImportanceMatrix, tensor: TensorInfo, squares: np.ndarray | None) -> InputMoments | None:
+def _moments(
+    matrix: ImportanceMatrix, tensor: TensorInfo, name: str, squares: np.ndarray | None
+) -> InputMoments | None:
     """Mean products of inputs, scaled to squares of 1 in the mean.
 
     Correlations are reduced: those of another text differ, all the more if few tokens were measured. With n tokens,
     the noise in a matrix of correlations of as many columns as a block has is like adding length / n to its diagonal.
     """
-    correlations = matrix.correlations.get(tensor.name)
+    correlations = matrix.correlations.get(name)
     if correlations is None or squares is None:
         return None
     n_blocks, length, _ = correlations.shape
@@ -52,7 +58,7 @@ def _moments(matrix: ImportanceMatrix, tensor: TensorInfo, squares: np.ndarray |
             f"{matrix.path}: {tensor.name} has correlations of shape {correlations.shape}, which do not fit the "
             f"model's tensor of shape {tensor.shape}: it was measured with another model"
         )
-    count = float(matrix.counts[tensor.name][0])
+    count = float(matrix.counts[name][0])
     shrinkage = _SHRINKAGE + length / max(count, 1.0)
     symmetric = (correlations.astype(np.float32) + correlations.transpose(0, 2, 1)) / 2
     symmetric /= 1 + shrinkage

@@ -147,7 +147,7 @@ class _Run:
         """The bytes of a tensor as they are to be written; its result is noted in the end."""
         tensor, kind, errors = choice.tensor, choice.type, Errors()
         if choice.changes:
-            inputs = Inputs.of(self.matrix, tensor, kind)
+            inputs = Inputs.of(self.matrix, tensor, kind, is_output=choice.is_output)
             yield from quantized_strips(self.file, tensor, kind, inputs, errors, self.pool, self.num_threads)
         else:
             data = self.file.tensor_data(tensor.name)

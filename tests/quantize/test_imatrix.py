@@ -30,7 +30,7 @@ def test_sums_are_those_of_the_activations(model: DenseCore) -> None:
     matrix = measure_importance(model.forward, ids, 16, bos_id=0, dataset="t", progress=lambda *n: done.append(n))
     assert done == [(1, 2), (2, 2)]
     assert (matrix.num_chunks, matrix.chunk_size, matrix.datasets) == (2, 16, ["t"])
-    names = {f"blk.{n}.{role}.weight" for n in range(6) for role in ROLES}
+    names = {"output.weight"} | {f"blk.{n}.{role}.weight" for n in range(6) for role in ROLES}
     assert set(matrix.names) == names
     heads, inputs = [], []
     for chunk in ([0, *ids[1:16]], [0, *ids[17:32]]):
@@ -76,9 +76,8 @@ def test_experts_are_measured_each(tmp_path: Path) -> None:
             name = f"blk.0.ffn_{role}_exps.weight"
             assert matrix.counts[name][expert] == len(rows)
             np.testing.assert_allclose(matrix.sums[name][expert], np.square(inputs).sum(0), rtol=1e-2, atol=1e-3)
-    assert set(matrix.correlations) == {f"blk.0.attn_{role}.weight" for role in ("q", "k", "v", "output")} | {
-        "blk.0.ffn_gate_inp.weight"
-    }
+    dense = {f"blk.0.attn_{role}.weight" for role in ("q", "k", "v", "output")}
+    assert set(matrix.correlations) == dense | {"blk.0.ffn_gate_inp.weight", "output.weight"}
     matrix.save(tmp_path / "m.imatrix.gguf")
     shapes = {tensor.name: tuple(tensor.shape) for tensor in gguf.GGUFReader(tmp_path / "m.imatrix.gguf").tensors}
     assert shapes["blk.0.ffn_down_exps.weight.in_sum2"] == (96, 4)

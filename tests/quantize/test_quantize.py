@@ -228,6 +228,61 @@ def test_importance_matrix_of_another_model(tmp_path: Path) -> None:
         quantize_model(model, tmp_path / "out.gguf", QuantConfig(imatrix=model))
 
 
+NAME = "blk.0.ffn_up.weight"
+
+
+def a_matrix(correlations: np.ndarray) -> ImportanceMatrix:
+    """For `small_model`, with these correlations (n_blocks, length, length)."""
+    return ImportanceMatrix(
+        {NAME: np.full((1, 256), 4, np.float32)},
+        {NAME: np.full(1, 1000, np.float32)},
+        correlations={NAME: correlations},
+    )
+
+
+def test_errors_cancel_where_inputs_go_together(tmp_path: Path) -> None:
+    """With inputs that all are nearly the same, it is sums of a row's errors that count, and they nearly vanish."""
+    together = np.full((1, 256, 256), 0.99, np.float16)
+    together[:, np.arange(256), np.arange(256)] = 1
+    a_matrix(together).save(tmp_path / "m.gguf")
+    read = ImportanceMatrix.open(tmp_path / "m.gguf")
+    assert list(read.correlations) == [NAME]
+    assert (read.correlations[NAME] == together).all()
+    model, sums = small_model(tmp_path / "in.gguf"), []
+    for matrix in (None, tmp_path / "m.gguf"):
+        quantize_model(model, tmp_path / "out.gguf", QuantConfig("q3_k_s", imatrix=matrix))
+        blocks = gguf.GGUFReader(tmp_path / "out.gguf").tensors[0].data
+        back = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q3_K)
+        sums.append(np.abs((back - gguf.GGUFReader(model).tensors[0].data).sum(1)).mean())
+    assert sums[1] < 0.1 * sums[0]
+
+
+@pytest.mark.parametrize(
+    ("correlations", "message"),
+    [
+        (np.full((1, 256, 256), np.nan, np.float16), "values that are no correlations"),
+        (-np.ones((1, 256, 256), np.float16), "correlations that no inputs can have"),
+        (np.zeros((2, 64, 64), np.float16), "measured with another model"),
+        (np.zeros((16, 16, 16), np.float16), "measured with another model"),
+        (np.zeros((1, 256, 256), np.float32), "expected F16 squares"),
+        (np.zeros((1, 128, 256), np.float16), "expected F16 squares"),
+    ],
+)
+def test_correlations_that_cannot_be(correlations: np.ndarray, message: str, tmp_path: Path) -> None:
+    a_matrix(correlations).save(tmp_path / "m.gguf")
+    model = small_model(tmp_path / "in.gguf")
+    with pytest.raises(ModelLoadError, match=message):
+        quantize_model(model, tmp_path / "out.gguf", QuantConfig(imatrix=tmp_path / "m.gguf"))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_counts_of_another_number_of_matrices(tmp_path: Path) -> None:
+    matrix = ImportanceMatrix({NAME: np.ones((1, 256), np.float32)}, {NAME: np.ones(2, np.float32)})
+    matrix.save(tmp_path / "m.gguf")
+    with pytest.raises(ModelLoadError, match="has 2 counts for 1 matrices"):
+        ImportanceMatrix.open(tmp_path / "m.gguf")
+
+
 # ------------------------------------------------------------------------------------------ what is lost
 
 
