@@ -120,6 +120,10 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
         prune_model(source, target, PruneConfig(importance_method="activation"))
     with pytest.raises(ModelLoadError, match="cannot open"):
         prune_model(tmp_path / "none.gguf", target)
+    with pytest.raises(InvalidConfigError, match="config must be a PruneConfig, not 'depth'"):
+        prune_model(source, target, "depth")  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfigError, match="output_path must be the path of a file, not None"):
+        prune_model(source, None)  # type: ignore[arg-type]
     with pytest.raises(DenseCoreError, match="cannot write"):
         prune_model(source, tmp_path / "no folder" / "out.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from densecore import DenseCore, InvalidConfigError
+from densecore.compare import compare_models
 from densecore.data import builtin_model_path
 from densecore.imatrix import measure_importance
+from densecore.quantize import QuantConfig, quantize_model
+from tests.conftest import shared_path
 from tests.gguf_factory import make_model
 from tests.models.expert_files import mixtral
 from tests.models.running import open_model, run
@@ -97,3 +100,18 @@ def test_inputs_can_be_replaced(model: DenseCore) -> None:
 def test_text_too_short(model: DenseCore) -> None:
     with pytest.raises(InvalidConfigError, match="the text has 3 tokens"):
         measure_importance(model.forward, [1, 2, 3], 16)
+
+
+def test_what_is_lost_becomes_less(tmp_path: Path) -> None:
+    """KL divergence on one text, with importance measured on another: by a quarter at least."""
+    source, text = shared_path("models", "pystd-6m-f16.gguf"), shared_path("models", "pystd-val.txt").read_text()
+    with DenseCore(source) as base:
+        ids = base.tokenizer.encode(text[60000:84000], add_special=True)
+        measure_importance(base.forward, ids, 256, bos_id=base.tokenizer.bos_id).save(tmp_path / "m.gguf")
+        divergences = []
+        for matrix in (None, tmp_path / "m.gguf"):
+            quantize_model(source, tmp_path / "q.gguf", QuantConfig("q3_k_s", imatrix=matrix))
+            with DenseCore(tmp_path / "q.gguf") as model:
+                paths = [source, tmp_path / "q.gguf"]
+                divergences.append(compare_models([base, model], paths, text[:10000], 256)[1].kl_mean)
+    assert divergences[1] < 0.75 * divergences[0]

@@ -60,6 +60,8 @@ def test_defaults_and_presets() -> None:
         ({"format": "q8_0", "algorithm": "q4_0"}, "must agree"),
         ({"block_size": 64}, "block_size must be 32 or 256 for q4_k_m"),
         ({"tensor_types": {"(": "q4_k"}}, "regular expression"),
+        ({"tensor_types": ["a"]}, "tensor_types must be a Mapping"),
+        ({"imatrix": 5}, "imatrix must be the path of a file, not 5"),
         ({"tensor_types": {"a": "q4_k_m"}}, "a type of tensor_types"),
         ({"threads": -1}, "threads"),
         ({"pure": 1}, "pure must be True or False"),
@@ -162,12 +164,28 @@ def test_weights_that_cannot_be_quantized(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"ffn_up.weight has weights that are not finite"):
         quantize_model(tmp_path / "in.gguf", tmp_path / "out.gguf")
     writer = GGUFWriter(tmp_path / "in.gguf")
+    writer.add_metadata("general.architecture", "llama")
     writer.add_tensor("blk.0.ffn_up.weight", np.full((2, 256), 1e9, np.float32))
     writer.write()
     with pytest.raises(InvalidConfigError, match=r"weights that F16 cannot hold"):
         quantize_model(tmp_path / "in.gguf", tmp_path / "out.gguf", QuantConfig("f16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.gguf", "out.gguf"]
     assert (tmp_path / "out.gguf").read_bytes() == b"old"
+
+
+def test_arguments_of_other_kinds(tmp_path: Path) -> None:
+    model, target = small_model(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    for arguments, message in [
+        ((None, target), "input_path must be the path of a file, not None"),
+        ((model, ""), "output_path must be the path of a file"),
+        ((model, target, "q4_0"), "config must be a QuantConfig, not 'q4_0'"),
+    ]:
+        with pytest.raises(InvalidConfigError, match=message):
+            quantize_model(*arguments)  # type: ignore[arg-type]
+    a_matrix(np.zeros((1, 256, 256), np.float16)).save(tmp_path / "m.gguf")
+    with pytest.raises(ModelLoadError, match=r"general\.architecture"):
+        quantize_model(tmp_path / "m.gguf", target)
+    assert not target.exists()
 
 
 def test_broken_input_is_refused_as_by_the_loader(tmp_path: Path) -> None:
