@@ -31,7 +31,7 @@ def measure_importance(
     chunk_length: int,
     *,
     bos_id: int | None = None,
-    dataset: str = "",
+    dataset: str = "text",
     correlations: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportanceMatrix:
@@ -40,7 +40,7 @@ def measure_importance(
     forward : (token ids, hooks) -> anything, such as `DenseCore.forward`
     chunk_length : tokens that are computed together; a rest that does not fill a chunk is left out
     bos_id : takes the place of the first token of each chunk, for a model that expects it; None changes nothing
-    dataset : name of the text, which is noted
+    dataset : name of the text, which is noted: llama.cpp takes no file without
     correlations : measure products of columns as well, which makes a far better model and a far larger file
     progress : called after each chunk with chunks done and chunks in all
 
@@ -52,7 +52,7 @@ def measure_importance(
         forward(chunk, hooks={f"blk.*{_INPUT}": notes.note, f"output{_INPUT}": notes.note})
         if progress is not None:
             progress(done, len(chunks))
-    return notes.matrix([dataset] if dataset else [], len(chunks), chunk_length)
+    return notes.matrix([dataset], len(chunks), chunk_length)
 
 
 @dataclass
