@@ -58,7 +58,7 @@ class Runner:
 
         Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
         """
-        checked = Hooks(hooks, self.model.config.n_layers, self.model.linears) if hooks else None
+        checked = Hooks(hooks, self.model.config.n_layers, self.model.hooked_matrices) if hooks else None
         logits = np.empty((token_ids.size, self.model.config.n_vocab), np.float32)
         chunk = token_ids.size if checked else self.config.max_num_batched_tokens
         first = 0
