@@ -17,7 +17,6 @@ import numpy as np
 from densecore.gguf import GGUFFile
 from densecore.kernels import gates, rope, routing
 from densecore.models.base import Model
-from densecore.models.config import MAX_CONTEXT
 from densecore.models.experts import ExpertConfig, ExpertLayer, feed_forward, load_expert_layer
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
@@ -43,11 +42,12 @@ class GptOss(Model):
     """See the module's text."""
 
     pairing = rope.HALVES
+    window_period = 2
 
     def __init__(self, file: GGUFFile) -> None:
         self.experts = ExpertConfig.read(file, gating=routing.CHOSEN_SOFTMAX)
         key = f"{file.metadata.string('general.architecture')}.attention.sliding_window"
-        self.window = file.metadata.integer(key, minimum=1, maximum=MAX_CONTEXT)  # tokens
+        file.metadata.integer(key, minimum=1)  # it must be there
         super().__init__(file)
 
     def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
@@ -55,11 +55,11 @@ class GptOss(Model):
         q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
         return Layer(
             attn_norm=load.vector(f"{prefix}.attn_norm.weight", c.dim),
-            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim, bias=True),
-            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim, bias=True),
-            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim, bias=True),
+            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
+            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim),
+            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
             attn_sinks=load.vector(f"{prefix}.attn_sinks.weight", c.n_heads),
-            attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim, bias=True),
+            attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
             post_attention_norm=load.vector(f"{prefix}.post_attention_norm.weight", c.dim),
             experts=load_expert_layer(load, prefix, c.dim, self.experts),
         )
@@ -77,7 +77,7 @@ class GptOss(Model):
         step.hook("v", v)
         step.rope(q, self.pairing)
         step.rope(k, self.pairing)
-        window = self.window if step.layer % 2 == 0 else 0
+        window = self.windows[step.layer]
         z = step.attention(q, k, v, self.attention_scale, window, sinks=w.attn_sinks)  # (num_tokens, n_heads, head_dim)
         step.hook("z", z)
         (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)

@@ -15,6 +15,7 @@ from densecore.convert.decoder import Decoder, attention
 from densecore.convert.lazy import LazyTensor
 from densecore.convert.mxfp4 import BLOCK, packed
 from densecore.convert.rules import Change, Row, Rules, linear, row
+from densecore.convert.windows import local_layers, window_metadata
 
 __all__ = ["GptOss"]
 
@@ -103,7 +104,15 @@ class GptOss(Decoder):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
-        yield "attention.sliding_window", self.config.integer("sliding_window")
+        self._check_gate()
+        usual = [layer % 2 == 0 for layer in range(self.n_layers)]
+        yield from window_metadata(self, self.config.integer("sliding_window"), local_layers(self, usual), usual)
         yield "expert_count", self.sizes["experts"]
         yield "expert_used_count", self.config.integer("num_experts_per_tok", "experts_per_token")
         yield "expert_feed_forward_length", self.sizes["hidden"]
+
+    def _check_gate(self) -> None:
+        """No key says how SwiGLU is clamped."""
+        for name, wanted in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
+            if (found := self.config.number(name, default=wanted)) != wanted:
+                raise self.config.error(name, f"is {found:g}", f"{wanted:g}: GGUF files cannot express another")
