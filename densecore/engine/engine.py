@@ -33,7 +33,7 @@ from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.speculation import Speculation, draw
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
-from densecore.models import AdapterUse, KVCache, Model
+from densecore.models import AdapterUse, KVCache, Model, Outputs
 from densecore.precompile import precompile
 from densecore.sampling import sample_batch
 from densecore.tokenizer import Tokenizer
@@ -314,7 +314,7 @@ class Engine:
             batch = self.scheduler.schedule()
             outputs = self.runner.run(batch)
             self._pool(batch, outputs.hidden)
-            sampled = self._sample(batch, outputs.logits)
+            sampled = self._sample(batch, outputs)
             self.scheduler.postprocess(batch, sampled)
             self._measure(batch, sampled, time.perf_counter() - start)
             self._adapters.settle()
@@ -342,16 +342,19 @@ class Engine:
             self.speculation.measured(batch, sampled, seconds)
             self.metrics.step(batch, seconds)
 
-    def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[list[int | Exception]]:
+    def _sample(self, batch: list[Scheduled], outputs: Outputs) -> list[list[int | Exception]]:
         """The next tokens of each sequence that has logits; an unusable row fails its own sequence only.
 
         Sequences without drafts are sampled together.
         """
         ends = list(accumulate(entry.num_logits for entry in batch))
-        rows = [logits[end - entry.num_logits : end, : self.n_vocab] for entry, end in zip(batch, ends, strict=True)]
-        alone = [(entry.sequence.sampler, part[0]) for entry, part in zip(batch, rows, strict=True) if len(part) == 1]
-        samplers, their_rows = [sampler for sampler, _ in alone], [row for _, row in alone]
-        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads))
+        logits = outputs.logits[:, : self.n_vocab]
+        rows = [logits[end - entry.num_logits : end] for entry, end in zip(batch, ends, strict=True)]
+        alone = [(entry, end - 1) for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
+        samplers, places = [entry.sequence.sampler for entry, _ in alone], [place for _, place in alone]
+        peaks = [outputs.peaks[place] for place in places] if self.n_vocab == self.model.config.n_vocab else None
+        their_rows = [logits[place] for place in places]
+        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads, peaks))
         return [
             [next(tokens)] if len(part) == 1 else draw(entry.sequence, part, entry.draft_ids)
             for entry, part in zip(batch, rows, strict=True)

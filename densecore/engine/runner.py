@@ -11,6 +11,7 @@ from densecore.config import EngineConfig
 from densecore.engine.batch import Row, build_batch
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
+from densecore.kernels.peaks import num_blocks
 from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model, Outputs
 
 __all__ = ["Runner"]
@@ -42,7 +43,8 @@ class Runner:
         """The same, for tokens at any place of sequences."""
         if not rows:
             config = self.model.config
-            return Outputs(np.empty((0, config.n_vocab), np.float32), np.empty((0, config.dim), np.float32))
+            logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
+            return Outputs(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
         batch = build_batch(rows, self.cache.block_size, self.model.adapters)
         return self.model.outputs(batch, self.cache, self.workers.apply())
 

@@ -39,6 +39,7 @@ class Outputs(NamedTuple):
 
     logits: np.ndarray  # (num_logits, n_vocab) of the tokens `batch.logits_indices`
     hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
+    peaks: np.ndarray  # (num_logits, num_blocks) of the logits: what sampling looks at first
 
 
 class Model(ABC):
@@ -166,7 +167,7 @@ class Model(ABC):
         hidden = self.hidden(step, x)  # (num_hidden, dim)
         logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
-        return Outputs(logits, hidden)
+        return Outputs(logits, hidden, step.peaks(logits))
 
     def prepare(self, step: Step) -> None:
         """What all layers of a step share: tables for RoPE."""

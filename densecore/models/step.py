@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from densecore.kernels import activation, attention, lora, matmul, norm, quantize, rope
+from densecore.kernels import activation, attention, lora, matmul, norm, peaks, quantize, rope
 from densecore.kernels.formats import Q8
 from densecore.kernels.plan import Operation, Plan
 from densecore.models.adapters import AdapterSet
@@ -67,15 +67,17 @@ class Step:
         self.factors = adapters.factors if adapters is not None and batch.uses_adapters else {}
         self.row_adapters, self.row_scales = batch.adapters, batch.adapter_scales  # of the rows that are computed now
         self.adapted: set[str] = set()  # matrices that adapters have changed so far
+        self.product: np.ndarray | None = None  # what the last operation made, if that was a product with a matrix
         self.layer = 0
         self.rope_tables: list[tuple[np.ndarray, np.ndarray]] = []  # cos and sin, for `rope`
 
-    def run(self, operation: Operation, *arguments: Any, beside: bool = False) -> None:
-        """Run an operation, or record it; `beside` as in `Plan.add`."""
+    def run(self, operation: Operation, *arguments: Any, beside: bool = False, follows: bool = False) -> None:
+        """Run an operation, or record it; `beside` and `follows` as in `Plan.add`."""
+        self.product = None
         if self.plan is None:
             operation(*arguments)
         else:
-            self.plan.add(operation, *arguments, beside=beside)
+            self.plan.add(operation, *arguments, beside=beside, follows=follows)
 
     def hook_global(self, name: str, value: np.ndarray) -> None:
         """Let hooks see and change `value`, which belongs to no layer."""
@@ -164,6 +166,13 @@ class Step:
         """out (num_tokens, n_out) = what `activations` made, times a matrix; `beside` as in `Plan.add`."""
         fmt = weight.format
         self.run(matmul.matmul, fmt, fmt.type_size, weight.data, operand, out, beside=beside)
+        self.product = out
+
+    def peaks(self, logits: np.ndarray) -> np.ndarray:
+        """Peaks (num_logits, num_blocks) of logits (num_logits, n_vocab); while they are in cache, if just made."""
+        out = self.workspace.array("peaks", (len(logits), peaks.num_blocks(logits.shape[1])), np.int32)
+        self.run(peaks.block_peaks, logits, out, follows=logits is self.product)
+        return out
 
     def _low_rank(
         self, operation: Operation, x: np.ndarray, weight: Linear, *, beside: bool = False

@@ -32,6 +32,7 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
+from densecore.kernels.peaks import NO_PEAKS
 from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, edit_ref
 from densecore.sampling.batch import Draw, sample_batch
 from densecore.sampling.dry import Dry
@@ -127,13 +128,17 @@ class Sampler:
             raise result
         return result
 
-    def prepare(self, logits: np.ndarray) -> Draw | int:
-        """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy."""
+    def prepare(self, logits: np.ndarray, peaks: np.ndarray = NO_PEAKS) -> Draw | int:
+        """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy.
+
+        peaks : (num_blocks,) of these logits, if they are known
+        """
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
         logits = np.ascontiguousarray(logits, np.float32)
         u = uniform(self.seed, self.num_output) if self._settings.temperature > 0 else 0.0  # greedy: not used
-        return self._draw(self._allowed(logits), u)
+        allowed = self._allowed(logits)
+        return self._draw(allowed, peaks if allowed is logits else NO_PEAKS, u)
 
     def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
         """The second half: `accept` the token that was drawn from logits, or raise what its error code says.
@@ -173,10 +178,10 @@ class Sampler:
             self._restrictions.apply(logits, self._token_ids, self.num_output)
         return logits
 
-    def _draw(self, logits: np.ndarray, u: float) -> Draw | int:
+    def _draw(self, logits: np.ndarray, peaks: np.ndarray, u: float) -> Draw | int:
         table = self._table
         if self._dry is None and self._filters is None and self._mirostat is None:
-            return Draw(logits, self._settings, table.edits, len(table), u, table.addresses)
+            return Draw(logits, peaks, self._settings, table.edits, len(table), u, table.addresses)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
         if self._dry is not None:
@@ -186,7 +191,7 @@ class Sampler:
             return self._mirostat.draw(scores, u)
         if self._filters is not None:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return Draw(scores, self._settings, table.edits, 0, u, table.addresses)
+        return Draw(scores, NO_PEAKS, self._settings, table.edits, 0, u, table.addresses)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""
