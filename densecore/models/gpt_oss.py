@@ -4,19 +4,20 @@ OpenAI 2025. Biases on all matrices; a sink for each head in the softmax of atte
 alternate with layers that see everything, beginning with a window; a mixture of experts with softmax over those that
 are used, and a SwiGLU that is clamped. The published files hold the experts as MXFP4.
 
-YaRN rounds the range of frequencies that it mixes to whole pairs, as llama.cpp does for all files. The published models
-were trained without (``truncate`` is false in their configuration), which no key of the file tells.
+YaRN usually rounds the range of frequencies that it mixes to whole pairs. The published models were trained without it
+(``truncate`` is false in their configuration), which no key of most files tells: they are known by their numbers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from densecore.gguf import GGUFFile
 from densecore.kernels import gates, rope, routing
 from densecore.models.base import Model
+from densecore.models.config import ModelConfig, RopeConfig
 from densecore.models.experts import ExpertConfig, ExpertLayer, feed_forward, load_expert_layer
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
@@ -49,6 +50,14 @@ class GptOss(Model):
         key = f"{file.metadata.string('general.architecture')}.attention.sliding_window"
         file.metadata.integer(key, minimum=1)  # it must be there
         super().__init__(file)
+
+    @classmethod
+    def read_config(cls, file: GGUFFile) -> ModelConfig:
+        config = ModelConfig.read(file)
+        rope_config = config.rope
+        if f"{config.architecture}.rope.scaling.yarn_truncate" in file.metadata or not is_published(rope_config):
+            return config
+        return replace(config, rope=replace(rope_config, truncate=False))
 
     def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
         c = self.config
@@ -90,6 +99,12 @@ class GptOss(Model):
         step.hook("mlp_out", mlp_out)
         step.add(x, mlp_out)
         step.hook("resid_post", x)
+
+
+def is_published(settings: RopeConfig) -> bool:
+    """Whether these are the settings of gpt-oss-20b and 120b."""
+    found = settings.scaling, settings.freq_base, settings.factor, settings.original_context
+    return found == ("yarn", 150000.0, 32.0, 4096) and (settings.beta_fast, settings.beta_slow) == (32.0, 1.0)
 
 
 def clamped_swiglu(step: Step, gate: np.ndarray, up: np.ndarray) -> np.ndarray:

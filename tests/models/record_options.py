@@ -54,6 +54,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek3-mscale": ("DeepseekV3", MLA | {"n_group": 4, "topk_group": 2, "rope_parameters": MSCALE}),
     "nomic-bert": ("NomicBert", {"pad_token_id": 0, "rope_parameters": LOCAL | {"rope_theta": 1e3}}),
     "gpt-oss-untruncated": ("GptOss", GPT_OSS | {"rope_parameters": YARN | {"truncate": False}}),
+    "gpt-oss-published": ("GptOss", GPT_OSS | {"head_dim": 32, "layer_types": None}),  # the default's RoPE
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from densecore import DenseCore
 from densecore.convert import convert_checkpoint
 from densecore.exceptions import ModelLoadError
+from densecore.gguf import GGUFFile
 from tests.convert.tiny import COLUMNS
 from tests.models.checkpoints import TOKENS, configurations, write_case
 from tests.models.record_options import CONFIGURATIONS, LOGITS, ROWS
@@ -66,6 +67,13 @@ def test_logits_of_transformers(name, files):
         logits = run(model, TOKENS)
         assert np.abs(logits[ROWS, COLUMNS] - RECORDED[name]).max() < 1e-3
         assert np.array_equal(run(model, TOKENS, chunks=[40, *[1] * 8]), logits)
+
+
+def test_keys_of_our_own(files):
+    """One, where nothing else tells it; the published settings are known by their numbers."""
+    for name, value in (("gpt-oss-untruncated", False), ("gpt-oss-published", None), ("phi3-long", None)):
+        with GGUFFile.open(files(name)[0]) as file:
+            assert file.metadata.get(f"{name[:7]}.rope.scaling.yarn_truncate") is value
 
 
 @pytest.mark.parametrize(

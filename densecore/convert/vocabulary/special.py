@@ -67,8 +67,10 @@ def _end_of_texts(source: TokenizerSource, ids: dict[str, int]) -> dict[str, int
     pipeline = load_pipeline(source)
     with library_errors(source):
         single = pipeline.encode("a", add_special_tokens=True)
-    last = single.ids[-1] if single.special_tokens_mask[-1:] == [1] else None
-    if last in (None, *(ids.get(name) for name in ("eos", "sep"))):
+    if single.special_tokens_mask[-1:] != [1]:
+        return {}
+    last = single.ids[-1]
+    if last in (ids.get("eos"), ids.get("sep")):
         return {}
     if "eos" not in ids or (source.folder / "modules.json").exists():
         return {"eos": last}
