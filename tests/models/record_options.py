@@ -51,7 +51,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                                                    "qkv_bias": False}),
     "qwen3moe-raw": ("Qwen3Moe", EXPERTS | {"head_dim": 16, "norm_topk_prob": False, "use_sliding_window": True,
                                             "sliding_window": 9}),
-    "deepseek3-mscale": ("DeepseekV3", MLA | {"n_group": 4, "topk_group": 2, "rope_parameters": MSCALE}),
+    "deepseek3-mscale": ("DeepseekV3", MLA | {"n_group": 4, "topk_group": 2, "rms_norm_eps": 1e-3,
+                                              "rope_parameters": MSCALE}),
     "nomic-bert": ("NomicBert", {"pad_token_id": 0, "rope_parameters": LOCAL | {"rope_theta": 1e3}}),
     "gpt-oss-untruncated": ("GptOss", GPT_OSS | {"rope_parameters": YARN | {"truncate": False}}),
     "gpt-oss-published": ("GptOss", GPT_OSS | {"head_dim": 32, "layer_types": None}),  # the default's RoPE
