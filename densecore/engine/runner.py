@@ -86,11 +86,11 @@ class Runner:
 
         Each is a buffer that the next run overwrites.
         """
-        cache = cache or self.own_cache(token_ids.size)
+        cache, rope_set = cache or self.own_cache(token_ids.size), self.model.rope_set(token_ids.size)
         num_blocks = -(-token_ids.size // self.config.block_size)
         for first in range(0, token_ids.size, chunk):
             part = token_ids[first : first + chunk]
-            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size)
+            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size).with_rope_set(rope_set)
             if adapters:
                 batch = batch.with_adapters(*self.model.adapters.columns([adapters], [part.size]))
             yield self.model.forward(batch, cache, self.workers.apply(), hooks)

@@ -204,6 +204,14 @@ class Step:
         self.run(rope.rope_table, self.batch.positions, frequencies, magnitude, cos, sin)
         self.rope_tables.append((cos, sin))
 
+    def prepare_rope_sets(self, frequencies: np.ndarray, magnitude: float) -> None:
+        """The same, with the frequencies (num_sets, rope_dim / 2) of each token's set."""
+        shape, number = (self.batch.num_tokens, frequencies.shape[1]), len(self.rope_tables)
+        cos, sin = (self.workspace.array(f"{name}.{number}", shape) for name in ("cos", "sin"))
+        batch = self.batch
+        self.run(rope.rope_table_of_sets, batch.positions, batch.rope_sets, frequencies, magnitude, cos, sin)
+        self.rope_tables.append((cos, sin))
+
     def rope(self, x: np.ndarray, pairing: int, table: int = 0) -> None:
         """Rotate the heads of x (num_tokens, heads, head_dim) in place."""
         self.run(rope.rope, x, *self.rope_tables[table], pairing)

@@ -44,6 +44,7 @@ def run(
     parts, first = [], 0
     for size in chunks or [ids.size]:
         batch = Batch.contiguous(ids[first : first + size], first, num_blocks, BLOCK_SIZE)
+        batch = batch.with_rope_set(model.rope_set(ids.size))
         outputs = model.outputs(batch, cache, num_threads, checked)
         check_peaks(outputs)
         parts.append(outputs.logits.copy())
