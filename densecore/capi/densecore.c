@@ -252,6 +252,8 @@ static int start_interpreter(void)
             return fail("%s cannot be loaded: %s", found.library, dlerror());
         if (find_python_functions(library))
             return DENSECORE_ERROR;
+        if (python.Py_IsInitialized()) /* it was there before, and hidden from others (RTLD_LOCAL) */
+            return DENSECORE_OK;
     }
     if (initialize(found.executable))
         return DENSECORE_ERROR;

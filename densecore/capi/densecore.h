@@ -57,7 +57,7 @@ enum {
 typedef void (*TokenCallback)(const char *token, int is_finished, void *user_data);
 
 /* Gets the embedding of a text once: size numbers, valid until the callback returns; NULL and 0 if the request failed
- * or was cancelled. Otherwise as TokenCallback. */
+ * or was cancelled, of which WaitRequest tells more. Otherwise as TokenCallback. */
 typedef void (*EmbeddingCallback)(const float *embedding, int size, void *user_data);
 
 /* ---- engines ---- */
@@ -94,8 +94,7 @@ DENSECORE_API int SubmitRequestWithOptions(DenseCoreHandle handle, const char *p
 DENSECORE_API int SubmitChatRequest(DenseCoreHandle handle, const char *messages_json, const char *options_json,
                                     TokenCallback callback, void *user_data);
 
-/* Compute the embedding of a text, by the pooling that the file names: its length is 1. It is computed before this returns,
- * so that what is wrong with it is told by the code; the callback comes from the engine's thread, as all do. */
+/* Compute the embedding of a text, by the pooling that the file names: its length is 1. */
 DENSECORE_API int SubmitEmbeddingRequest(DenseCoreHandle handle, const char *prompt, EmbeddingCallback callback,
                                          void *user_data);
 
