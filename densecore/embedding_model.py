@@ -104,7 +104,7 @@ class EmbeddingModel(LoadedModel):
     def submit_embedding(self, text: str | SequenceOf[int], pooling: str = MODEL) -> Future[np.ndarray]:
         """Start a request and return at once: a Future of what `embed` gives for `pooling`, with ``normalize=False``.
 
-        ``future.cancel()`` ends the request. Raises what `embed` raises for the text and the pooling, and QueueFullError.
+        ``future.cancel()`` ends the request. Raises what `embed` does for the text and the pooling, and QueueFullError.
         """
         (future,) = self._any_engine.embed(self.embedding_texts([text]), self._pooling(pooling))
         return future
