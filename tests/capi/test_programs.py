@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
-from .conftest import Run
+import pytest
+
+from densecore.capi.build import cflags, libs
+from densecore.capi.libpython import shared_libpython
+from densecore.data import builtin_model_path
+
+from .conftest import HERE, Run, compile_program, run_program
 
 
 def test_ten_thousand_hostile_calls(run: Run) -> None:
@@ -33,10 +41,19 @@ def test_signals_fork_and_an_early_end(run: Run) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("child 7\n", "", 0)
 
 
-def test_two_libraries(run: Run, library: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", [False, True], ids=["starting", "joining a hidden one"])
+def test_two_libraries(run: Run, library: Path, tmp_path: Path, *, hidden: bool) -> None:
     copy = shutil.copy(library / "libdensecore.so", tmp_path / "copy.so")
-    done = run("twice", library / "libdensecore.so", copy)
+    arguments = [library / "libdensecore.so", copy, *([shared_libpython()] if hidden else [])]
+    done = run("twice", *arguments, PYTHONPATH=os.pathsep.join(sys.path))
     assert (done.stdout, done.stderr, done.returncode) == ("code 0, text, again there\n", "", 0)
+
+
+def test_a_path_is_taken_byte_by_byte(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "ü.gguf").symlink_to(builtin_model_path())
+    program = compile_program(HERE / "guest.c", tmp_path / "guest", *f"{cflags(library)} {libs(library)}".split())
+    done = run_program(program, tmp_path / "ü.gguf", LC_ALL="C")
+    assert (done.stdout, done.returncode) == ("child 7\n", 0)
 
 
 def test_no_shared_libpython(run: Run, tmp_path: Path) -> None:
