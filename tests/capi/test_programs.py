@@ -24,8 +24,8 @@ def test_ten_thousand_hostile_calls(run: Run) -> None:
 def test_eight_threads_submit_500_requests(run: Run) -> None:
     """To four engines, one after the other: nothing of the memory of an engine, Python's included, is left over.
 
-    What is set up once is not counted. That is most of the first round, and code that a batch of a size seen for the
-    first time needs may come in any; so the round that adds least tells.
+    What is set up once is not counted: that is most of the first round, and some kB for each number of requests in a
+    step that is seen for the first time, which may come in any. So the round that adds least tells.
     """
     done = run("threads", sanitized=True, PYTHONMALLOC="malloc")
     assert done.returncode == 0, done.stderr
