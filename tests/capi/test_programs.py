@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -43,9 +42,10 @@ def test_signals_fork_and_an_early_end(run: Run) -> None:
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["starting", "joining a hidden one"])
 def test_two_libraries(run: Run, library: Path, tmp_path: Path, *, hidden: bool) -> None:
-    copy = shutil.copy(library / "libdensecore.so", tmp_path / "copy.so")
+    copy = shutil.copy(library / "libdensecore.so", tmp_path / "libcopy.so")
     arguments = [library / "libdensecore.so", copy, *([shared_libpython()] if hidden else [])]
-    done = run("twice", *arguments, PYTHONPATH=os.pathsep.join(sys.path))
+    (tmp_path / "sitecustomize.py").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
+    done = run("twice", *arguments, PYTHONPATH=str(tmp_path))
     assert (done.stdout, done.stderr, done.returncode) == ("code 0, text, again there\n", "", 0)
 
 
