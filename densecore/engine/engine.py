@@ -206,7 +206,7 @@ class Engine:
     def _cache_only(self, token_ids: SequenceOf[int], salt: str | None, adapters: tuple[AdapterUse, ...]) -> Sequence:
         """A sequence that is never scheduled."""
         sequence = self._new_sequence(token_ids, GenerationConfig(cache_salt=salt, lora=()), lambda event: None)
-        sequence.adapters = adapters
+        sequence.adapters, sequence.rope_set = adapters, self.model.rope_set(len(token_ids))
         return sequence
 
     def _cache_identity(self, adapters: tuple[AdapterUse, ...]) -> dict[str, Any]:
@@ -252,6 +252,8 @@ class Engine:
         self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]
     ) -> Sequence:
         room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
+        max_output = min(config.max_tokens, room)
+        longest = min(len(prompt_ids) + max_output - 1, self.max_model_len)  # what it says last is not read
         sampler = self.samplers.create(config, prompt_ids)
         detokenizer = self.tokenizer.detokenizer(
             prompt_ids, skip_special=config.skip_special_tokens, keep_first_space=config.structure is not None
@@ -262,12 +264,13 @@ class Engine:
             sampler=sampler,
             text=TextAssembler(detokenizer, tuple(config.stop_sequences or ())),
             emit=emit,
-            max_output=min(config.max_tokens, room),
+            max_output=max_output,
             eog_ids=self.tokenizer.eog_ids,
             max_len=self.max_model_len,
             constraint=sampler.constraint,
             logprobs=sampler.logprobs,
             adapters=self.adapters.resolve(config.lora),
+            rope_set=self.model.rope_set(longest),
         )
 
     def _queue(self, sequence: Sequence) -> None:

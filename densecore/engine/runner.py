@@ -58,7 +58,7 @@ class Runner:
 
         Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
         """
-        checked = Hooks(hooks, self.model.config.n_layers, self.model.linears) if hooks else None
+        checked = Hooks(hooks, self.model.config.n_layers, self.model.hooked_matrices) if hooks else None
         logits = np.empty((token_ids.size, self.model.config.n_vocab), np.float32)
         chunk = token_ids.size if checked else self.config.max_num_batched_tokens
         first = 0
@@ -86,11 +86,11 @@ class Runner:
 
         Each is a buffer that the next run overwrites.
         """
-        cache = cache or self.own_cache(token_ids.size)
+        cache, rope_set = cache or self.own_cache(token_ids.size), self.model.rope_set(token_ids.size)
         num_blocks = -(-token_ids.size // self.config.block_size)
         for first in range(0, token_ids.size, chunk):
             part = token_ids[first : first + chunk]
-            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size)
+            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size).with_rope_set(rope_set)
             if adapters:
                 batch = batch.with_adapters(*self.model.adapters.columns([adapters], [part.size]))
             yield self.model.forward(batch, cache, self.workers.apply(), hooks)
