@@ -8,6 +8,7 @@ hundred cases; DENSECORE_FUZZ_CASES says how many::
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -60,15 +61,20 @@ def test_every_operation(server: Running) -> None:
     load_all_checks()
     schema = schemathesis.openapi.from_dict(server.http.get("/openapi.json").json())
     operations = [found.ok() for found in schema.get_all_operations()]
-    bodies = [operation for operation in operations if len(operation.body)]
-    each = -(-NUM_CASES // (len(operations) + 3 * len(bodies)))  # bodies are where there is something to get wrong
+    bodies = [operation for operation in operations if len(operation.body)]  # where there is something to get wrong
+    bodies.sort(key=lambda operation: len(json.dumps(operation.definition.raw)))  # the last have enough to vary
+    strategies = [operation.as_strategy() for operation in operations if operation not in bodies]
+    few = -(-NUM_CASES // (len(strategies) + 4 * len(bodies)))
     statuses: Counter = Counter()
-    for operation in operations:
-        for mode in [GenerationMode.POSITIVE] + [GenerationMode.NEGATIVE] * (operation in bodies):
-            count = 2 * each if operation in bodies else each
-            fuzz(operation.as_strategy(generation_mode=mode), count, server, statuses)
-    print(f"\n{sum(statuses.values())} cases: {dict(sorted(statuses.items()))}")
-    assert sum(statuses.values()) >= NUM_CASES / 2  # of some routes there is only one
+    for strategy in strategies:  # of which some have only one case
+        fuzz(strategy, few, server, statuses)
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    strategies = [operation.as_strategy(generation_mode=mode) for operation in bodies for mode in modes]
+    for done, strategy in enumerate(strategies):
+        left = NUM_CASES - statuses.total()
+        fuzz(strategy, -(-left // (len(strategies) - done)), server, statuses)
+    print(f"\n{statuses.total()} cases: {dict(sorted(statuses.items()))}")
+    assert statuses.total() >= NUM_CASES
 
 
 def fuzz(strategy: Any, count: int, server: Running, statuses: Counter) -> None:
