@@ -107,12 +107,13 @@ class TestSeveralModels:
         with (
             running({"a": slow, "b": tiny_path}) as server,
             server.http.stream("POST", CHAT, json=ask) as answer,
+            httpx.Client(base_url=server.url, timeout=60) as other,
         ):
             lines = answer.iter_lines()
             next(lines)
-            assert httpx.post(f"{server.url}/v1/models/unload", json={"model": "a"}).status_code == 409
-            assert httpx.post(f"{server.url}{CHAT}", json=ASK | {"model": "b"}).status_code == 503
-            forced = httpx.post(f"{server.url}/v1/models/unload", json={"model": "a", "force": True})
+            assert other.post("/v1/models/unload", json={"model": "a"}).status_code == 409
+            assert other.post(CHAT, json=ASK | {"model": "b"}).status_code == 503
+            forced = other.post("/v1/models/unload", json={"model": "a", "force": True})
             assert forced.json()["state"] == "unloaded"
             assert "was unloaded" in list(filter(None, lines))[-1]
 
@@ -129,7 +130,7 @@ class TestEnd:
         with (
             running({"tiny": tiny_path}) as server,
             server.http.stream("POST", CHAT, json=LONG | {"stream": True, "n": 8}) as answer,
-            httpx.Client(base_url=server.url) as other,
+            httpx.Client(base_url=server.url, timeout=60) as other,
         ):
             lines = answer.iter_lines()
             next(lines)

@@ -41,7 +41,7 @@ with ThreadPoolExecutor(8) as pool:
     texts = list(pool.map(ask, range({NUM_REQUESTS})))
 counts = {{}}  # of each replica, known by when its counter began
 for _ in range(100):
-    text = httpx.get(f"{{url}}/metrics").text
+    text = httpx.get(f"{{url}}/metrics", timeout=60).text
     began = re.search(r"^densecore_requests_created (.*)$", text, re.M)[1]
     counts[began] = float(re.search(r"^densecore_requests_total (.*)$", text, re.M)[1])
     if len(counts) == 2 and sum(counts.values()) >= {NUM_REQUESTS}:

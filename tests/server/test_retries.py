@@ -80,7 +80,8 @@ def test_429_of_the_queue(tiny_path: Path, watch: Callable[..., Watched]) -> Non
     with running({"tiny": tiny_path}, options=options) as server:
         url = f"{server.url}/v1/chat/completions"
         with slow_steps(0.01):
-            threads = [threading.Thread(target=httpx.post, args=[url], kwargs={"json": LONG}) for _ in range(2)]
+            options = {"json": LONG, "timeout": 60}
+            threads = [threading.Thread(target=httpx.post, args=[url], kwargs=options) for _ in range(2)]
             for thread, name in zip(threads, ("active_requests", "waiting_requests"), strict=True):
                 thread.start()
                 server.wait_until(lambda name=name: server.model.get_metrics()[name] == 1)

@@ -98,7 +98,7 @@ class TestProblems:
             chat.wait_for("document.querySelector('#model option')")
             with ExitStack() as others:
                 for state in ("active_requests", "waiting_requests"):
-                    client = others.enter_context(httpx.Client(base_url=server.url))
+                    client = others.enter_context(httpx.Client(base_url=server.url, timeout=60))
                     others.enter_context(client.stream("POST", "/v1/chat/completions", json=body))
                     server.wait_until(lambda state=state: server.model.get_metrics()[state] == 1)
                 chat.ask("Hi")
