@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,14 @@ class EmbeddingModel(LoadedModel):
         flag("normalize", normalize)
         vectors = self._run(self.embedding_texts(texts, truncate=truncate), kind, progress)
         return self._matrix(vectors, normalize)
+
+    def submit_embedding(self, text: str | SequenceOf[int], pooling: str = MODEL) -> Future[np.ndarray]:
+        """Start a request and return at once: a Future of what `embed` gives for `pooling`, with ``normalize=False``.
+
+        ``future.cancel()`` ends the request. Raises what `embed` does for the text and the pooling, and QueueFullError.
+        """
+        (future,) = self._any_engine.embed(self.embedding_texts([text]), self._pooling(pooling))
+        return future
 
     async def embed_texts_async(self, texts: SequenceOf[Text], timeout: float | None = None) -> np.ndarray:
         """Embeddings (num_texts, dim), of length 1, of what `embedding_texts` made, by the model's own pooling.

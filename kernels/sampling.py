@@ -88,9 +88,10 @@ def sample_ref(
     """Twin of `sample`: the token at which the sum of probabilities, in order, passes u. Scratch is not used."""
     if np.isnan(logits).any() or (logits == np.inf).any():
         return NOT_FINITE
-    if (logits == -np.inf).all():
+    scores = edit_ref(logits, settings, edits, n_edits)
+    if (scores == -np.inf).all():
         return ALL_MASKED
-    ids, probabilities = distribution_ref(edit_ref(logits, settings, edits, n_edits), settings)
+    ids, probabilities = distribution_ref(scores, settings)
     drawn = int(np.searchsorted(np.cumsum(probabilities), u, side="right"))
     return int(ids[min(drawn, len(ids) - 1)])
 
@@ -122,6 +123,8 @@ def sample(logits, peaks, work, settings, edits, n_edits, u):
             settings.frequency_penalty,
         )
         top_key = renew_peaks(work.keys, work.loaded, work.peaks)
+        if top_key == -INF_KEY:
+            return ALL_MASKED
     if settings.temperature == 0:
         load_blocks(logits, work.keys, work.loaded, work.peaks, top_key)
         return _first_at(work, top_key)

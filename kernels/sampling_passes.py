@@ -53,7 +53,7 @@ class Edits(NamedTuple):
     """The few tokens whose logits change before anything is drawn: each once, with ids within the vocabulary."""
 
     ids: np.ndarray  # (capacity,) int32
-    bias: np.ndarray  # (capacity,) float64, added to the logit
+    bias: np.ndarray  # (capacity,) float64, added to the logit; -inf forbids the token
     counts: np.ndarray  # (capacity,) int32: times in the output; 0 if in the prompt only, -1 if in neither
 
 
@@ -151,11 +151,13 @@ def edit_ref(logits: np.ndarray, settings: Settings, edits: Edits, n_edits: int)
 
 @inlined
 def apply_edits(logits, keys, loaded, ids, bias, counts, repetition, presence, frequency):
-    """Apply bias and penalties to `keys`. Masked tokens (-inf) stay masked, all others stay finite."""
+    """Apply bias and penalties to `keys`. A bias of -inf masks; masked tokens stay so, all others stay finite."""
     for row in range(ids.shape[0]):
         token_id, count = ids[row], counts[row]
         load_block(logits, keys, loaded, token_id // BLOCK)
-        if keys[token_id] >= LOWEST_KEY:
+        if bias[row] == -np.inf:
+            keys[token_id] = -INF_KEY
+        elif keys[token_id] >= LOWEST_KEY:
             score = np.float64(score_of(keys[token_id])) + bias[row]
             if count >= 0:
                 score = score / repetition if score > 0 else score * repetition

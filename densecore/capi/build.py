@@ -23,13 +23,13 @@ HEADER, SOURCE = FOLDER / "densecore.h", FOLDER / "densecore.c"
 LIBRARY = "libdensecore.so"
 
 PKG_CONFIG = """\
-prefix=${{pcfiledir}}
+prefix={directory}
 
 Name: densecore
 Description: Large language models on CPUs
 Version: {version}
-Cflags: -I${{prefix}}
-Libs: -L${{prefix}} -ldensecore -Wl,-rpath,${{prefix}}
+Cflags: "-I${{prefix}}"
+Libs: "-L${{prefix}}" -ldensecore "-Wl,-rpath,${{prefix}}"
 """
 
 
@@ -49,7 +49,8 @@ def build(directory: Path) -> list[Path]:
             made = _compile(Path(scratch) / LIBRARY)
             made.replace(directory / LIBRARY)  # programs that have the old one open keep it
         shutil.copy(HEADER, directory)
-        (directory / "densecore.pc").write_text(PKG_CONFIG.format(version=densecore.__version__))
+        facts = {"directory": directory.absolute(), "version": densecore.__version__}
+        (directory / "densecore.pc").write_text(PKG_CONFIG.format(**facts), encoding="utf-8")
     except OSError as error:
         raise DenseCoreError(f"{directory} cannot be written: {error.strerror or error}") from None
     return [directory / name for name in (LIBRARY, HEADER.name, "densecore.pc")]

@@ -19,6 +19,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -217,17 +218,26 @@ static int initialize_from_config(const char *executable)
     return failed ? DENSECORE_ERROR : DENSECORE_OK;
 }
 
-static int initialize(const char *executable)
+static int initialize_simply(const char *executable)
 {
-    wchar_t *name;
-    if (python.PyInitConfig_Create)
-        return initialize_from_config(executable);
-    name = python.Py_DecodeLocale(executable, NULL); /* Python keeps it */
+    wchar_t *name = python.Py_DecodeLocale(executable, NULL); /* Python keeps it */
     if (!name || !python.Py_SetProgramName)
         return fail("%s cannot be started: its path cannot be decoded", executable);
     python.Py_SetProgramName(name);
     python.Py_InitializeEx(0);
     return DENSECORE_OK;
+}
+
+static int initialize(const char *executable)
+{
+    struct sigaction interrupt;
+    int code;
+    sigaction(SIGINT, NULL, &interrupt);
+    code = (python.PyInitConfig_Create ? initialize_from_config : initialize_simply)(executable);
+    if (code == DENSECORE_OK) /* told to install no signal handlers, Python still takes SIGINT with this module */
+        python.Py_DecRef(python.PyImport_ImportModule("_signal"));
+    sigaction(SIGINT, &interrupt, NULL);
+    return code;
 }
 
 static void at_exit(void)
@@ -252,6 +262,8 @@ static int start_interpreter(void)
             return fail("%s cannot be loaded: %s", found.library, dlerror());
         if (find_python_functions(library))
             return DENSECORE_ERROR;
+        if (python.Py_IsInitialized()) /* it was there before, and hidden from others (RTLD_LOCAL) */
+            return DENSECORE_OK;
     }
     if (initialize(found.executable))
         return DENSECORE_ERROR;

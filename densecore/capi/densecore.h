@@ -6,11 +6,12 @@
  *   FreeEngine(engine);
  *
  * The engine runs in a Python interpreter inside of this process, which the first InitEngine starts (or joins, where
- * the process is Python already). It keeps its hands off signal handlers, and holds no lock while your code runs.
+ * the process is Python already). It keeps its hands off signal handlers, and holds no lock while your code runs. It sets
+ * LC_CTYPE to what the environment says, as setlocale(LC_CTYPE, "") does.
  *
  * Every function may be called from any thread, and from callbacks. Handles are numbers that are looked up on each
  * call: NULL, freed and invented ones give an error. So does every other wrong argument, as far as it can be seen:
- * GetLastError says what was wrong. Texts are UTF-8, and end with a NUL.
+ * GetLastError says what was wrong. Texts are UTF-8, and end with a NUL; a path is taken byte by byte, as open() does.
  */
 #ifndef DENSECORE_H
 #define DENSECORE_H
@@ -57,7 +58,7 @@ enum {
 typedef void (*TokenCallback)(const char *token, int is_finished, void *user_data);
 
 /* Gets the embedding of a text once: size numbers, valid until the callback returns; NULL and 0 if the request failed
- * or was cancelled. Otherwise as TokenCallback. */
+ * or was cancelled, of which WaitRequest tells more. Otherwise as TokenCallback. */
 typedef void (*EmbeddingCallback)(const float *embedding, int size, void *user_data);
 
 /* ---- engines ---- */
@@ -71,7 +72,8 @@ DENSECORE_API DenseCoreHandle InitEngine(const char *model_path, const char *res
 
 /* End all requests of an engine, with their last callbacks, and free what it holds. Waits for a callback that runs.
  *
- * Called in a callback of the same engine it returns at once: the last callbacks of other requests follow. */
+ * Called in a callback of the same engine it returns at once: the last callbacks of other requests follow. Two engines
+ * whose callbacks free each other at the same time would wait for each other. */
 DENSECORE_API void FreeEngine(DenseCoreHandle handle);
 
 /* ---- requests: a positive number, or a negative code ---- */
@@ -94,8 +96,7 @@ DENSECORE_API int SubmitRequestWithOptions(DenseCoreHandle handle, const char *p
 DENSECORE_API int SubmitChatRequest(DenseCoreHandle handle, const char *messages_json, const char *options_json,
                                     TokenCallback callback, void *user_data);
 
-/* Compute the embedding of a text, by the pooling that the file names: its length is 1. It is computed before this returns,
- * so that what is wrong with it is told by the code; the callback comes from the engine's thread, as all do. */
+/* Compute the embedding of a text, by the pooling that the file names: its length is 1. */
 DENSECORE_API int SubmitEmbeddingRequest(DenseCoreHandle handle, const char *prompt, EmbeddingCallback callback,
                                          void *user_data);
 

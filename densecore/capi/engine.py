@@ -15,7 +15,7 @@ from densecore.capi.callbacks import CallbackThread
 from densecore.capi.codes import ERROR, OK, FailedRequestError, code_of, message_of
 from densecore.config import GenerationConfig
 from densecore.exceptions import DenseCoreError, InferenceError, InvalidConfigError, TimeoutError
-from densecore.llm import DenseCore
+from densecore.llm import DenseCore, unit_length
 
 __all__ = ["CEngine", "TokenReceiver", "VectorReceiver"]
 
@@ -72,18 +72,20 @@ class CEngine:
         return request.number
 
     def submit_embedding(self, text: str, receive: VectorReceiver) -> int:
-        """Compute an embedding, and return the number of a request whose only callback is made on the thread for these.
+        """Start a request for an embedding, of length 1 and by the model's own pooling, and return its number.
 
-        Raises what `DenseCore.embed` raises.
+        receive : called once, with the vector, or None if the request failed
+
+        Raises what `DenseCore.submit_embedding` raises.
         """
         with self._new_request() as request:
-            vector = np.ascontiguousarray(self.model.embed(text, pooling="model"), np.float32)
-            future: Future[np.ndarray] = Future()
-            future.set_result(vector)
+            future = self.model.submit_embedding(text)
+
+            def end(code: int) -> None:
+                receive(unit_length(future.result()[None])[0] if code == OK else None)
+
+            future.add_done_callback(lambda done: self._callbacks.put(lambda: self._end(request, done, end)))
             self._started(request, future)
-            self._callbacks.put(
-                lambda: self._end(request, future, lambda code: receive(vector if code == OK else None))
-            )
         return request.number
 
     def cancel(self, number: int) -> None:

@@ -13,6 +13,7 @@ import functools
 import gc
 import itertools
 import json
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -152,13 +153,14 @@ def _tell(buffer: int | None, message: str) -> None:
 
 @_in_table(_handle, _text, _text, _int, _int, _int, failure=0)
 def init_engine(path: bytes | None, reserved: bytes | None, threads: int, node: int, pinning: int) -> int:
-    model_path = _decoded("model_path", path)
+    if path is None:
+        raise InvalidConfigError("model_path is NULL")
     if reserved is not None:
         raise InvalidConfigError("reserved must be NULL")
     if not 0 <= pinning < len(PINNING_POLICIES):
         known = ", ".join(f"{number} ({name})" for number, name in enumerate(PINNING_POLICIES))
         raise InvalidConfigError(f"pinning_policy must be one of {known}, not {pinning}")
-    model = DenseCore(model_path, threads, numa_node_id=node, pinning=PINNING_POLICIES[pinning])
+    model = DenseCore(os.fsdecode(path), threads, numa_node_id=node, pinning=PINNING_POLICIES[pinning])
     handle = next(_new_handles)
     with _engines_lock:
         _engines[handle] = CEngine(model)

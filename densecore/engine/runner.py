@@ -9,6 +9,7 @@ import numpy as np
 
 from densecore.config import EngineConfig
 from densecore.engine.batch import Row, build_batch
+from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
 from densecore.kernels.peaks import num_blocks
@@ -42,10 +43,12 @@ class Runner:
     def run_rows(self, rows: SequenceOf[Row]) -> Outputs:
         """The same, for tokens at any place of sequences."""
         if not rows:
+            kernel_thread.run_deferred()
             config = self.model.config
             logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
             return Outputs(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
         batch = build_batch(rows, self.cache.block_size, self.model.adapters)
+        kernel_thread.run_deferred()
         return self.model.outputs(batch, self.cache, self.workers.apply())
 
     def forward(
@@ -55,7 +58,7 @@ class Runner:
 
         Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
         """
-        checked = Hooks(hooks, self.model.config.n_layers, self.model.linears) if hooks else None
+        checked = Hooks(hooks, self.model.config.n_layers, self.model.hooked_matrices) if hooks else None
         logits = np.empty((token_ids.size, self.model.config.n_vocab), np.float32)
         chunk = token_ids.size if checked else self.config.max_num_batched_tokens
         first = 0

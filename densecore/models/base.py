@@ -134,6 +134,13 @@ class Model(ABC):
     def layer(self, step: Step, x: np.ndarray, w: Any) -> None:
         """Compute one layer: x (num_tokens, dim) is the residual stream, changed in place."""
 
+    @property
+    def hooked_matrices(self) -> list[str]:
+        """Names of the matrices whose inputs hooks can see; ``blk.N.experts`` is which experts get a token."""
+        of_experts = sorted(name for name in self.grouped if name.endswith("_exps"))
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in of_experts)
+        return [*self.linears, *of_experts, *(f"{layer}.experts" for layer in layers)]
+
     def forward(self, batch: Batch, cache: KVCache, num_threads: int, hooks: Hooks | None = None) -> np.ndarray:
         """Logits (num_logits, n_vocab) float32 of the tokens `batch.logits_indices`; see `outputs`."""
         return self.outputs(batch, cache, num_threads, hooks).logits

@@ -89,6 +89,10 @@ class Step:
         if self.hooks is not None:
             self.hooks.apply(f"blk.{self.layer}.{point}", value)
 
+    def hook_input(self, matrix: str, value: np.ndarray) -> None:
+        """Let hooks see and change `value`, what the matrix of this name gets to multiply."""
+        self.hook_global(input_name(matrix), value)
+
     def embed(self, weight: Linear) -> np.ndarray:
         """Rows of the embedding matrix: (num_tokens, dim)."""
         out = self.workspace.array("residual", (self.batch.num_tokens, weight.n_in))
@@ -138,7 +142,7 @@ class Step:
         """
         if self.hooks is not None:
             for name in dict.fromkeys(weight.whole or weight.name for weight in weights):
-                self.hooks.apply(input_name(name), x)
+                self.hook_input(name, x)
         operands = {group: self.activations(x, group) for group in sorted({weight.format.group for weight in weights})}
         outs = [self.workspace.array(weight.role, (len(x), weight.n_out)) for weight in weights]
         for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):

@@ -4,7 +4,7 @@ The order of operations, and why:
 
 1. **Logits processors** of the user see what the model computed, and what they do is not undone.
 2. **Restrictions**: what a grammar, bad words, `ignore_eos` or `min_tokens` forbid gets the logit -inf, so that nothing
-   that follows counts it.
+   that follows counts it. The ends of generation are few, and known before: without a grammar they have a bias of -inf.
 3. **Logit bias** (``logit_bias``) speaks of raw logits, so it comes before anything that depends on them.
 4. **Repetition penalty** (CTRL, Keskar et al. 2019; tokens of prompt and output): positive logits are divided by it,
    negative ones multiplied. It looks at a logit's sign, so it must come before the subtractions that move it.
@@ -106,9 +106,11 @@ class Sampler:
     def _set_up_rare_steps(self, config: GenerationConfig, vocabulary: Vocabulary) -> None:
         """Those that most requests do without; None stands for them there."""
         self.constraint = vocabulary.constraint
-        ends_later = (config.ignore_eos or config.min_tokens > 0) and vocabulary.eog_ids
-        restricted = vocabulary.bad_words or self.constraint is not None or ends_later
+        restricted = vocabulary.bad_words or self.constraint is not None
         self._restrictions = Restrictions(config, vocabulary) if restricted else None
+        self._eog_ids = vocabulary.eog_ids
+        if self.constraint is None and (config.ignore_eos or config.min_tokens > 0):
+            self._table.forbid(self._eog_ids)
         self._dry = Dry(config, vocabulary.is_breaker) if config.dry_multiplier > 0 else None
         self._mirostat: Mirostat | None = None
         self._filters: Filters | None = None
@@ -160,6 +162,8 @@ class Sampler:
         """
         self.num_output += 1
         self._token_ids.append(token_id)
+        if self.num_output == self._config.min_tokens and self.constraint is None and not self._config.ignore_eos:
+            self._table.allow(self._eog_ids)
         if self._has_penalties:
             self._table.see_output(token_id)
         if self.constraint is not None:
@@ -184,6 +188,7 @@ class Sampler:
             return Draw(logits, peaks, self._settings, table.edits, len(table), u, table.addresses)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
+        self._check(scores)  # the end of generation may have been all that was left
         if self._dry is not None:
             for token_id, penalty in self._dry.penalties(self._token_ids).items():
                 scores[token_id] -= np.float32(penalty)

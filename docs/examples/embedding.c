@@ -17,7 +17,7 @@ typedef struct {
 static void on_embedding(const float *embedding, int size, void *user_data)
 {
     Vector *vector = (Vector *)user_data;
-    if (!embedding) /* the request was cancelled */
+    if (!embedding) /* the request failed: WaitRequest tells the code */
         return;
     vector->values = (float *)malloc((size_t)size * sizeof(float));
     if (vector->values) {

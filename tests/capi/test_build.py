@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import densecore
-from densecore.capi.build import FOLDER, HEADER, SOURCE
+from densecore.capi.build import FOLDER, HEADER, SOURCE, build
 from densecore.capi.metrics import BasicMetrics, DetailedMetrics
 from densecore.cli import main
 
@@ -79,16 +79,20 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 @needs_compiler
 @pytest.mark.skipif(shutil.which("pkg-config") is None, reason="there is no pkg-config")
-def test_pkg_config(library: Path) -> None:
-    environment = os.environ | {"PKG_CONFIG_PATH": str(library)}
+def test_pkg_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(Path("a folder"))
+    environment = os.environ | {"PKG_CONFIG_PATH": "a folder"}
 
     def ask(*options: str) -> str:
         command = ["pkg-config", *options, "densecore"]
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.strip()
 
     assert ask("--modversion") == densecore.__version__
-    flags = shlex.split(ask("--cflags", "--libs"))
-    assert flags == [f"-I{library}", f"-L{library}", "-ldensecore", f"-Wl,-rpath,{library}"]
+    folder = tmp_path / "a folder"  # in full, so that a program finds the library from anywhere
+    assert shlex.split(ask("--cflags", "--libs")) == [
+        f"-I{folder}", f"-L{folder}", "-ldensecore", f"-Wl,-rpath,{folder}",
+    ]  # fmt: skip
 
 
 def test_python_tells_where_it_is() -> None:

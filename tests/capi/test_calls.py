@@ -13,6 +13,7 @@ import pytest
 from densecore import DenseCore
 from densecore.capi.metrics import BasicMetrics, DetailedMetrics
 from densecore.data import builtin_model_path
+from densecore.engine.kernel_thread import kernel_thread
 
 PROMPT = "import os\n"
 TokenCallback = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
@@ -107,8 +108,9 @@ def test_options_and_chat_are_those_of_the_sdk(lib: ctypes.CDLL, engine: int, mo
 
 def test_cancel(lib: ctypes.CDLL, engine: int) -> None:
     receiver = Receiver()
-    number = lib.SubmitRequest(engine, PROMPT.encode(), 5000, receiver.callback, None)
-    assert receiver.began.wait(30)
+    endless = b'{"max_tokens": 1000000, "ignore_eos": true, "context_shift": true}'
+    number = lib.SubmitRequestWithOptions(engine, PROMPT.encode(), endless, receiver.callback, None)
+    assert receiver.began.wait(60)
     assert lib.CancelRequest(engine, number) == 0
     assert lib.WaitRequest(engine, number, -1) == -1
     assert lib.GetLastError() == f"request {number} was cancelled".encode()
@@ -149,6 +151,26 @@ def test_embeddings_answer_as_the_sdk_does(lib: ctypes.CDLL, engine: int, model:
     number = lib.SubmitEmbeddingRequest(engine, b"Hello world", callback, None)
     assert lib.WaitRequest(engine, number, -1) == 0
     assert found == [model.embed("Hello world", pooling="model").tolist()]
+
+
+def test_embeddings_wait_for_their_turn(lib: ctypes.CDLL, engine: int) -> None:
+    """They are submitted while nothing can be computed, so that one can be cancelled, too."""
+    sizes: list[int] = []
+    callback = VectorCallback(lambda vector, size, data: sizes.append(size if vector else -1))
+    is_held, release = threading.Event(), threading.Event()
+    holder = threading.Thread(target=lambda: kernel_thread.call(lambda: (is_held.set(), release.wait(60))))
+    holder.start()
+    assert is_held.wait(60)
+    first = lib.SubmitEmbeddingRequest(engine, b"Hello world", callback, None)
+    second = lib.SubmitEmbeddingRequest(engine, b"Hello world", callback, None)
+    assert lib.WaitRequest(engine, first, 0) == -4
+    assert lib.CancelRequest(engine, second) == 0
+    release.set()
+    holder.join()
+    assert lib.WaitRequest(engine, second, -1) == -1
+    assert lib.GetLastError() == f"request {second} was cancelled".encode()
+    assert lib.WaitRequest(engine, first, -1) == 0
+    assert sizes == [-1, 256]
 
 
 def test_errors(lib: ctypes.CDLL, tmp_path: Path) -> None:

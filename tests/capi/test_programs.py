@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from pathlib import Path
 
-from .conftest import Run
+import pytest
+
+from densecore.capi.build import cflags, libs
+from densecore.capi.libpython import shared_libpython
+from densecore.data import builtin_model_path
+
+from .conftest import HERE, Run, compile_program, run_program
 
 
 def test_ten_thousand_hostile_calls(run: Run) -> None:
@@ -16,8 +23,8 @@ def test_ten_thousand_hostile_calls(run: Run) -> None:
 def test_eight_threads_submit_500_requests(run: Run) -> None:
     """To four engines, one after the other: nothing of the memory of an engine, Python's included, is left over.
 
-    What is set up once is not counted. That is most of the first round, and code that a batch of a size seen for the
-    first time needs may come in any; so the round that adds least tells.
+    What is set up once is not counted: that is most of the first round, and some kB for each number of requests in a
+    step that is seen for the first time, which may come in any. So the round that adds least tells.
     """
     done = run("threads", sanitized=True, PYTHONMALLOC="malloc")
     assert done.returncode == 0, done.stderr
@@ -33,10 +40,20 @@ def test_signals_fork_and_an_early_end(run: Run) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("child 7\n", "", 0)
 
 
-def test_two_libraries(run: Run, library: Path, tmp_path: Path) -> None:
-    copy = shutil.copy(library / "libdensecore.so", tmp_path / "copy.so")
-    done = run("twice", library / "libdensecore.so", copy)
+@pytest.mark.parametrize("hidden", [False, True], ids=["starting", "joining a hidden one"])
+def test_two_libraries(run: Run, library: Path, tmp_path: Path, *, hidden: bool) -> None:
+    copy = shutil.copy(library / "libdensecore.so", tmp_path / "libcopy.so")
+    arguments = [library / "libdensecore.so", copy, *([shared_libpython()] if hidden else [])]
+    (tmp_path / "sitecustomize.py").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
+    done = run("twice", *arguments, PYTHONPATH=str(tmp_path))
     assert (done.stdout, done.stderr, done.returncode) == ("code 0, text, again there\n", "", 0)
+
+
+def test_a_path_is_taken_byte_by_byte(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "ü.gguf").symlink_to(builtin_model_path())
+    program = compile_program(HERE / "guest.c", tmp_path / "guest", *f"{cflags(library)} {libs(library)}".split())
+    done = run_program(program, tmp_path / "ü.gguf", LC_ALL="C")
+    assert (done.stdout, done.returncode) == ("child 7\n", 0)
 
 
 def test_no_shared_libpython(run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-/* Two copies of the library in one process: one interpreter, and the handles of one are known to the other. */
+/* Two copies of the library in one process: one interpreter, and the handles of one are known to the other.
+ *
+ * With a libpython as the fourth argument that interpreter is there before, in a library that others do not see. */
 #include "densecore.h"
 
 #include <dlfcn.h>
@@ -20,6 +22,17 @@ static void *function(void *library, const char *name)
     return found;
 }
 
+static void start_hidden_python(const char *path)
+{
+    void (*initialize)(int);
+    void *(*save_thread)(void);
+    void *symbol, *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    symbol = function(library, "Py_InitializeEx"), memcpy(&initialize, &symbol, sizeof symbol);
+    symbol = function(library, "PyEval_SaveThread"), memcpy(&save_thread, &symbol, sizeof symbol);
+    initialize(0);
+    save_thread();
+}
+
 int main(int argc, char **argv)
 {
     DenseCoreHandle (*init)(const char *, const char *, int, int, int);
@@ -29,6 +42,8 @@ int main(int argc, char **argv)
     void *symbol, *first = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL), *second = dlopen(argv[3], RTLD_NOW | RTLD_LOCAL);
     DenseCoreHandle engine;
     int code;
+    if (argc > 4)
+        start_hidden_python(argv[4]);
     symbol = function(first, "InitEngine"), memcpy(&init, &symbol, sizeof symbol);
     symbol = function(second, "SubmitRequest"), memcpy(&submit, &symbol, sizeof symbol);
     symbol = function(first, "WaitRequest"), memcpy(&wait, &symbol, sizeof symbol);

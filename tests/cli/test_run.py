@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,7 +95,7 @@ def test_structured_output(cli: Cli, tmp_path: Path) -> None:
     schema.write_text('{"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 9}, "maxItems": 4}')
     grammar.write_text('root ::= "v" [0-9]{2,3} "\\n"\n')
     assert isinstance(json.loads(cli("run", "x = ", "--json", "--seed", "1").out), dict)
-    assert set(json.loads(cli("run", "x = ", "--json-schema", schema).out)) <= set(range(1, 10))
+    assert set(json.loads(cli("run", "x = ", "--json-schema", schema, "--seed", "1").out)) <= set(range(1, 10))
     assert re.fullmatch("[ab]{5}\n", cli("run", "x = ", "--regex", "[ab]{5}").out)
     assert cli("run", "x = ", "--choice", "yes", "--choice", "no").out in ("yes\n", "no\n")
     assert re.fullmatch("v[0-9]{2,3}\n", cli("run", "x = ", "--grammar", grammar).out)
@@ -162,9 +161,8 @@ def test_control_c_ends_at_once(endless_model: Path) -> None:
     process = start("run", "-m", endless_model, "the cat", *ENDLESS)
     assert process.stdout.read(20)
     process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    status, _, err = finish(process)
-    assert time.monotonic() - started < 3
+    status, out, err = finish(process)
+    assert len(out) < 20_000  # of some 29,000 tokens
     assert status == 130
     assert err.endswith("densecore: interrupted\n")
 
@@ -174,9 +172,8 @@ def test_control_c_while_kernels_are_compiled(tmp_path: Path) -> None:
     line = process.stderr.readline()
     assert b"compiling kernels" in line
     process.send_signal(signal.SIGINT)
-    started = time.monotonic()
     status, _, err = finish(process)
-    assert time.monotonic() - started < 5
+    assert len(list(tmp_path.rglob("*.kernel"))) < 10  # of some 20: what was being compiled may be finished, no more
     assert (status, err) == (130, "densecore: interrupted\n")
 
 

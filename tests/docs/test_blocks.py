@@ -48,3 +48,10 @@ def test_block(page: Path, block: re.Match) -> None:
         words = shlex.split(command, comments=True)
         assert not words or words[0] == "densecore", f"{page.name}: no test runs {line!r}, and no reason is given"
         assert not words or parse(words[1:]).verb in VERBS
+
+
+def test_the_engines_own_lines() -> None:
+    (lines,) = re.findall(r"lines are the engine's own.*?```python\n(.*?)```", PAGES[0].read_text(), re.S)
+    engine = [line.strip() for line in (ROOT / "densecore/engine/engine.py").read_text().splitlines()]
+    places = [engine.index(line) for line in lines.splitlines()]
+    assert places == sorted(places)

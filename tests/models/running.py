@@ -40,7 +40,7 @@ def run(
     ids = np.asarray(token_ids, np.int32)
     num_blocks = -(-ids.size // BLOCK_SIZE)
     cache = KVCache(model.config, num_blocks, BLOCK_SIZE, kv)
-    checked = Hooks(hooks, model.config.n_layers, model.linears) if hooks else None
+    checked = Hooks(hooks, model.config.n_layers, model.hooked_matrices) if hooks else None
     parts, first = [], 0
     for size in chunks or [ids.size]:
         batch = Batch.contiguous(ids[first : first + size], first, num_blocks, BLOCK_SIZE)

@@ -124,6 +124,23 @@ def test_not_finite(bad, position):
         assert sample_ref(logits, NO_PEAKS, Workspace.create(300), chosen, NO_EDITS, 0, 0.5) == NOT_FINITE
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"top_k": 40, "top_p": 0.95}, {"top_p": 0.9}, {"min_p": 0.05}, {"temperature": 0.0}], ids=str
+)
+def test_a_bias_of_minus_infinity_forbids(changes):
+    """With penalties as well, and where the raw logit is masked already."""
+    logits = np.random.default_rng(5).normal(0, 3, 500).astype(np.float32)
+    ids = np.argsort(-logits)[:6].astype(np.int32)
+    logits[ids[5]] = -np.inf
+    bias = np.array([-np.inf, -np.inf, 0.0, 2.0, -np.inf, -np.inf])
+    edits = Edits(ids, bias, np.array([-1, 2, 1, -1, 0, -1], np.int32))
+    chosen = OFF._replace(repetition_penalty=1.3, presence_penalty=0.5, **changes)
+    assert_like_twin(logits, chosen, edits, 6)
+    assert {draw(logits, chosen, u, edits, 6) for u in np.linspace(0, 1, 50, endpoint=False)}.isdisjoint(ids[bias < 0])
+    everything = Edits(np.arange(500, dtype=np.int32), np.full(500, -np.inf), np.full(500, -1, np.int32))
+    assert draw(logits, chosen, 0.5, everything, 500) == ALL_MASKED
+
+
 def test_all_masked():
     logits = np.full(300, -np.inf, np.float32)
     assert draw(logits, OFF, 0.5) == ALL_MASKED
