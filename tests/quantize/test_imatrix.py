@@ -103,15 +103,15 @@ def test_text_too_short(model: DenseCore) -> None:
 
 
 def test_what_is_lost_becomes_less(tmp_path: Path) -> None:
-    """KL divergence on one text, with importance measured on another: by a quarter at least."""
+    """KL divergence on one text, with importance measured on another: by a fifth at least."""
     source, text = shared_path("models", "pystd-6m-f16.gguf"), shared_path("models", "pystd-val.txt").read_text()
     with DenseCore(source) as base:
         ids = base.tokenizer.encode(text[60000:84000], add_special=True)
         measure_importance(base.forward, ids, 256, bos_id=base.tokenizer.bos_id).save(tmp_path / "m.gguf")
         divergences = []
         for matrix in (None, tmp_path / "m.gguf"):
-            quantize_model(source, tmp_path / "q.gguf", QuantConfig("q3_k_s", imatrix=matrix))
+            quantize_model(source, tmp_path / "q.gguf", QuantConfig("q4_k_m", imatrix=matrix))
             with DenseCore(tmp_path / "q.gguf") as model:
                 paths = [source, tmp_path / "q.gguf"]
                 divergences.append(compare_models([base, model], paths, text[:10000], 256)[1].kl_mean)
-    assert divergences[1] < 0.75 * divergences[0]
+    assert divergences[1] < 0.8 * divergences[0]
