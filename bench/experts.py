@@ -63,7 +63,11 @@ def _row(timers: Sequence[StepTimer], num_sequences: int, num_tokens: int, round
     rates = _alternate(pair, num_tokens, rounds)
     ratios = [ours / theirs for ours, theirs in zip(*rates, strict=True)]
     figures = [f"{statistics.median(values):.1f}" for values in rates]
-    return [f"tgx{num_sequences}", *figures, *(f"{x:.2f}" for x in (min(ratios), statistics.median(ratios)))]
+    return [
+        f"tgx{num_sequences}",
+        *figures,
+        *(f"{x:.2f}" for x in (min(ratios), statistics.median(ratios), max(ratios))),
+    ]
 
 
 def main() -> None:
@@ -86,7 +90,7 @@ def main() -> None:
     timers = [StepTimer(make_model(shape, args.type, args.out), config) for shape in pair]
     sizes = [bytes_for_a_token(shape, args.type) for shape in pair]
     rows = [_row(timers, count, args.tokens, args.rounds) for count in map(int, args.sequences.split(","))]
-    head = ["", "experts, t/s", "dense, t/s", "ratio, min", "median"]
+    head = ["", "experts, t/s", "dense, t/s", "ratio, min", "median", "max"]
     print(f"\n### {pair[0].name}-{args.type}, {timers[0].num_threads} threads\n\n{markdown_table(head, rows)}")
     read = " and ".join(f"{size / 2**20:.0f} MiB" for size in sizes)
     print(f"\nA token reads {read}: bound {sizes[1] / sizes[0]:.2f}.")

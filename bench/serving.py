@@ -36,8 +36,7 @@ class Request:
         self.times: list[float] = []
         self.end: Finished | None = None
         self.ended = threading.Event()
-        bias = dict.fromkeys(model.tokenizer.eog_ids, -100.0)
-        config = GenerationConfig(max_tokens=max_tokens, logit_bias=bias, **({"temperature": 0} | options))
+        config = GenerationConfig(**({"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True} | options))
         self._engine = model._engine
         self.sequence = self._engine.submit(prompt, config, self._take)
         self._append, self.sequence.append = self.sequence.append, self._timed_append

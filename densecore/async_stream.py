@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import weakref
 from collections import deque
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from densecore.config import GenerationConfig
 from densecore.engine import Engine
+from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.logprobs import TokenLogprob, describe
 from densecore.engine.sequence import Event, TextDelta
 from densecore.results import GenerationResult, result_of
@@ -34,7 +36,8 @@ class TextPiece:
 class _Mailbox:
     """Brings events from the kernel thread to an event loop, which is woken once for all that come together.
 
-    To wake a loop takes a system call, and a step of the engine has an event for each of its requests.
+    To wake a loop takes a system call, and a step of the engine has an event for each of its requests. It is woken when
+    the next step computes.
     """
 
     _of_loops: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox]] = weakref.WeakKeyDictionary()
@@ -53,14 +56,20 @@ class _Mailbox:
         self._is_woken = False
 
     def put(self, receiver: Callable[[Event], None], event: Event) -> None:
-        """Let the loop give `event` to `receiver`. RuntimeError if the loop has ended. On any thread."""
+        """Let the loop give `event` to `receiver`. RuntimeError if the loop has ended. On the kernel thread."""
         loop = self._loop()
         if loop is None or loop.is_closed():
             raise RuntimeError("the event loop of this request has ended")
         self._waiting.append((receiver, event))  # before the look, so that the loop sees it if it is on its way
         if not self._is_woken:
             self._is_woken = True
-            loop.call_soon_threadsafe(self._deliver)
+            kernel_thread.defer(self._wake)
+
+    def _wake(self) -> None:
+        loop = self._loop()
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended since, as the next event will find
+                loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._is_woken = False  # before the first look: who comes after the last one wakes the loop again

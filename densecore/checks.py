@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,11 +20,13 @@ __all__ = [
     "bad_words",
     "callables",
     "flag",
+    "instance",
     "integer",
     "json_schema",
     "logit_bias",
     "lora",
     "number",
+    "path",
     "strings",
     "text",
 ]
@@ -66,6 +69,21 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidConfigError(f"{name} must be True or False, not {value!r:.80}")
     return value
+
+
+def instance(name: str, value: Any, kind: type) -> Any:
+    """`value`, which must be of this class."""
+    if not isinstance(value, kind):
+        raise InvalidConfigError(f"{name} must be a {kind.__name__}, not {value!r:.80}")
+    return value
+
+
+def path(name: str, value: Any) -> str:
+    """The path of a file as a string, with ~ as the user's folder."""
+    found = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise InvalidConfigError(f"{name} must be the path of a file, not {value!r:.80}")
+    return os.path.expanduser(found)
 
 
 def strings(name: str, value: Any, max_count: int, max_length: int) -> tuple[str, ...]:

@@ -112,26 +112,29 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
     return multiply
 
 
-def unpack_panel(fmt, w, start, stride, num_blocks, panel):
+def unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
     """Compiled code only: fill a panel with `num_blocks` blocks of the rows whose first block begins at byte `start`.
 
     stride : bytes between rows
+    ahead : what to prefetch meanwhile; returns what is left of it
     """
 
 
 @overload(unpack_panel, jit_options=INLINED_OPTIONS)
-def _unpack_panel(fmt, w, start, stride, num_blocks, panel):
+def _unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
     how, type_size = fmt.format.unpacked, fmt.format.type_size
     unpack_header, unpack_quants, groups, is_signed = how.unpack_header, how.unpack_quants, how.groups, how.is_signed
 
-    def fill(fmt, w, start, stride, num_blocks, panel):
+    def fill(fmt, w, start, stride, num_blocks, panel, ahead):
         for part in range(PARTS):
             for b in range(num_blocks):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
+                    ahead = ask(w, ahead)
                     quants = multipliers(is_signed, True, unpack_quants(w, block, stride, group))
                     store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
+        return ahead
 
     return fill
 
@@ -143,6 +146,7 @@ def multiply_panels(fmt):
     q_size = TILE_ROWS * STRETCH * (2 if fmt.unpacked.is_signed and TAKES_MAGNITUDES else 1)
     factors_size, d_size = 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
     scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
+    groups = fmt.unpacked.groups
 
     def multiply(fmt, type_size, w, x, y, first, last):
         num_tokens, n_out = y.shape
@@ -168,12 +172,13 @@ def multiply_panels(fmt):
                     acc[i] = 0
                 for block in range(0, num_blocks, blocks_in_panel):
                     n = min(blocks_in_panel, num_blocks - block)
-                    unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel)
                     place, size = (
                         (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
                         TILE_ROWS * type_size * n,
                     )
-                    ahead = Ahead(place, place + size, size // (64 * num_tiles * n * runs_in_block) + 1)
+                    asks = n * (PARTS * groups + num_tiles * runs_in_block)
+                    ahead = Ahead(place, place + size, size // (64 * asks) + 1)
+                    ahead = unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel, ahead)
                     for i in range(num_tiles):  # the last tile may repeat tokens, too
                         token = min(begin + COLUMNS * i, end - COLUMNS)
                         ahead = multiply_panel(fmt, COLUMNS, panel, n, x, token, block, acc, tile_size * i, w, ahead)

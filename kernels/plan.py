@@ -16,7 +16,8 @@ Waiting costs more than many a small operation computes, so a stage holds as man
 * those that are said to run *beside* each other (`Plan.add`): the pieces of all of them are handed out together;
 * a *chain* of operations that are cut in rows, such as addition, norm and conversion to int8: a worker does one after
   the other with the same rows, which are still in its cache. So are operations that consist of one piece each, as most
-  do when there is one token.
+  do when there is one token;
+* an operation that *follows* a product piece by piece, such as the search for the highest logits of each block.
 
 To begin a piece costs something, too: memory has to be asked for before it answers. So where a piece continues the one
 before (`range_operation`) a worker takes several at once, its share of what is left: much at first, and little in the
@@ -151,7 +152,7 @@ class Plan:
     """Operations with their arguments, in order. Arguments are kept alive, and read at every run."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[Operation, tuple, bool]] = []
+        self._calls: list[tuple[Operation, tuple, bool, bool]] = []
         self._stages: list[list[Part]] = []
         self._compiled: tuple[Schedule, np.ndarray] | None = None
 
@@ -168,13 +169,14 @@ class Plan:
         """The names of the operations in each stage; workers wait for each other as often as there are stages."""
         return [[entry.name for part in stage for entry in part.entries] for stage in self._stages]
 
-    def add(self, op: Operation, *arguments: Any, beside: bool = False) -> None:
+    def add(self, op: Operation, *arguments: Any, beside: bool = False, follows: bool = False) -> None:
         """Append an operation; its arrays must stay where they are.
 
         beside : it may run at the same time as the one added before, and as those beside that one, because none of
             them writes what another one uses
+        follows : of what the one before writes, each of its pieces uses only what the piece of the same number writes
         """
-        self._calls.append((op, arguments, beside))
+        self._calls.append((op, arguments, beside, follows))
         self._compiled = None
         if config.DISABLE_JIT:
             return
@@ -184,12 +186,12 @@ class Plan:
         numbers = op.tasks(*arguments), op.rows(*arguments), op.together(*arguments)
         entry = Entry(op.name, op.address(arguments), np.array(slots or [0], np.int64), op.cut, *numbers)
         if entry.num_tasks:
-            place(entry, self._stages, beside=beside)
+            place(entry, self._stages, beside=beside, follows=follows)
 
     def only(self, keep: Callable[[Operation], bool]) -> Plan:
         """A plan of those operations that `keep` picks, with their arguments."""
         plan = Plan()
-        for op, arguments, beside in self._calls:
+        for op, arguments, beside, _ in self._calls:
             if keep(op):
                 plan.add(op, *arguments, beside=beside)
         return plan
@@ -197,7 +199,7 @@ class Plan:
     def run(self, num_workers: int) -> None:
         """Run all operations. IndexError if one was caught reading or writing outside of an array."""
         if not self._stages:  # nothing to do, or nothing compiled
-            for op, arguments, _ in self._calls:
+            for op, arguments, *_ in self._calls:
                 op.twin(*arguments)
             return
         schedule, state = self.prepare()

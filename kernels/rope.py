@@ -32,6 +32,7 @@ def rope_frequencies(
     beta_slow: float = 1.0,
     ext_factor: float = 1.0,
     attn_factor: float = 1.0,
+    truncate: bool = True,
     divisors: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Angle per position of each pair, (rope_dim / 2,) float64, and the factor on rotated values.
@@ -42,7 +43,9 @@ def rope_frequencies(
     beta_fast, beta_slow : full turns over `original_context` above which a frequency is kept, and below which it is
         interpolated
     ext_factor, attn_factor : strength of YaRN's mix, and a factor on the rotated values
-    divisors : (rope_dim / 2,) divide the frequencies: the ``rope_freqs`` tensor of Llama 3
+    truncate : round the range in which YaRN mixes to whole pairs
+    divisors : (rope_dim / 2,) divide the frequencies: the ``rope_freqs`` tensor of Llama 3, or the ``rope_factors`` of
+        Phi 3
     """
     frequencies = freq_base ** (-np.arange(0, rope_dim, 2, dtype=np.float64) / rope_dim)
     if divisors is not None:
@@ -57,8 +60,10 @@ def rope_frequencies(
         """Index of the pair that makes `turns` full turns over the original context."""
         return rope_dim * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(freq_base))
 
-    low = max(math.floor(pair_with_turns(beta_fast)), 0)
-    high = min(math.ceil(pair_with_turns(beta_slow)), rope_dim - 1)
+    low, high = pair_with_turns(beta_fast), pair_with_turns(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope_dim - 1)
     ramp = np.clip((np.arange(rope_dim // 2) - low) / max(high - low, 0.001), 0, 1)
     keep = (1 - ramp) * ext_factor
     return stretched * (1 - keep) + frequencies * keep, attn_factor * (1 + 0.1 * math.log(factor))
@@ -76,6 +81,22 @@ def rope_table(positions, frequencies, magnitude, cos, sin, first, last):
     for token in range(first, last):
         for pair in range(frequencies.size):
             angle = positions[token] * frequencies[pair]
+            cos[token, pair] = math.cos(angle) * magnitude
+            sin[token, pair] = math.sin(angle) * magnitude
+
+
+def rope_table_of_sets_ref(positions, sets, frequencies, magnitude, cos, sin) -> None:
+    """As `rope_table_ref`, with the frequencies (num_sets, rope_dim / 2) of each token's set."""
+    angles = positions[:, None] * frequencies[sets]
+    cos[:], sin[:] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
+
+
+@row_operation(twin=rope_table_of_sets_ref, array=lambda positions, sets, frequencies, magnitude, cos, sin: cos)
+def rope_table_of_sets(positions, sets, frequencies, magnitude, cos, sin, first, last):
+    """As `rope_table`, with the frequencies (num_sets, rope_dim / 2) of each token's set."""
+    for token in range(first, last):
+        for pair in range(frequencies.shape[1]):
+            angle = positions[token] * frequencies[sets[token], pair]
             cos[token, pair] = math.cos(angle) * magnitude
             sin[token, pair] = math.sin(angle) * magnitude
 

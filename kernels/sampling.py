@@ -15,8 +15,9 @@ Both give the same token. The order and the weights are explained in sampling_or
 vocabulary are in sampling_passes.py. One thread does all of a token, in integers where sums matter, so that the result
 depends on nothing but the arguments; the tokens of a step are shared out among threads by sampling_rows.py.
 
-Logits come from memory, which costs more than what is computed. So one pass over them (`scan`) keeps the highest of
-each block alone, and what follows loads the blocks that it looks at: one for greedy sampling, few for top-k.
+Logits come from memory, which costs more than what is computed. So one pass over them keeps the highest of each block
+alone, where they are made (peaks.py) or else here (`scan`), and what follows loads the blocks that it looks at: one for
+greedy sampling, few for top-k.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import math
 import numpy as np
 
 from .cache import inlined, kernel
+from .peaks import BLOCK
 from .sampling_order import INF_KEY, LOWEST_KEY, MAX_OCTAVES, kth_largest, order_key, score_of, sort
 from .sampling_passes import (
-    BLOCK,
     Edits,
     Settings,
     Workspace,
@@ -41,6 +42,7 @@ from .sampling_passes import (
     load_blocks,
     renew_peaks,
     scan,
+    take,
     weigh_above,
     weigh_all,
     weigh_candidates,
@@ -80,25 +82,30 @@ def distribution_ref(scores: np.ndarray, settings: Settings) -> tuple[np.ndarray
     return ids[:kept], weights[:kept] / weights[:kept].sum()
 
 
-def sample_ref(logits: np.ndarray, work: Workspace, settings: Settings, edits: Edits, n_edits: int, u: float) -> int:
-    """Twin of `sample`: the token at which the sum of probabilities, in order, passes u. `work` is not used."""
+def sample_ref(
+    logits: np.ndarray, peaks: np.ndarray, work: Workspace, settings: Settings, edits: Edits, n_edits: int, u: float
+) -> int:
+    """Twin of `sample`: the token at which the sum of probabilities, in order, passes u. Scratch is not used."""
     if np.isnan(logits).any() or (logits == np.inf).any():
         return NOT_FINITE
-    if (logits == -np.inf).all():
+    scores = edit_ref(logits, settings, edits, n_edits)
+    if (scores == -np.inf).all():
         return ALL_MASKED
-    ids, probabilities = distribution_ref(edit_ref(logits, settings, edits, n_edits), settings)
+    ids, probabilities = distribution_ref(scores, settings)
     drawn = int(np.searchsorted(np.cumsum(probabilities), u, side="right"))
     return int(ids[min(drawn, len(ids) - 1)])
 
 
 @kernel(twin=sample_ref)
-def sample(logits, work, settings, edits, n_edits, u):
+def sample(logits, peaks, work, settings, edits, n_edits, u):
     """Draw a token id from logits (n_vocab,) float32, which stay as they are, or return an error code.
 
+    peaks : (num_blocks,) of the logits, see `block_peaks`, or none if they are not known
+    work : scratch
     The first `n_edits` rows of `edits` count; u in [0, 1) is the random number of this draw.
     """
-    lowest, top_key = scan(logits, work.peaks)
-    if lowest < -INF_KEY or top_key >= INF_KEY:  # NaN lies beyond the infinities
+    top_key = take(peaks, work.peaks) if peaks.shape[0] > 0 else scan(logits, work.peaks)
+    if top_key >= INF_KEY:
         return NOT_FINITE
     if top_key == -INF_KEY:
         return ALL_MASKED
@@ -116,6 +123,8 @@ def sample(logits, work, settings, edits, n_edits, u):
             settings.frequency_penalty,
         )
         top_key = renew_peaks(work.keys, work.loaded, work.peaks)
+        if top_key == -INF_KEY:
+            return ALL_MASKED
     if settings.temperature == 0:
         load_blocks(logits, work.keys, work.loaded, work.peaks, top_key)
         return _first_at(work, top_key)

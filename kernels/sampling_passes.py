@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cache import inlined
+from .peaks import BLOCK, num_blocks, peak_of_block
 from .sampling_order import (
     BUCKETS_PER_OCTAVE,
     INF_KEY,
@@ -29,9 +30,8 @@ from .sampling_order import (
 )
 from .simd import prefetch_far
 
-__all__ = ["BLOCK", "Edits", "Settings", "Workspace", "edit_ref"]
+__all__ = ["Edits", "Settings", "Workspace", "edit_ref"]
 
-BLOCK = 128  # tokens whose highest key is kept, so that most blocks can be skipped
 AHEAD = 4096  # logits: how far before a pass memory is asked for them, as it takes long to answer
 PART = 16  # tokens of a block that are looked at one by one if any of them is wanted
 _MAX_SCORE = float(np.finfo(np.float32).max)
@@ -53,7 +53,7 @@ class Edits(NamedTuple):
     """The few tokens whose logits change before anything is drawn: each once, with ids within the vocabulary."""
 
     ids: np.ndarray  # (capacity,) int32
-    bias: np.ndarray  # (capacity,) float64, added to the logit
+    bias: np.ndarray  # (capacity,) float64, added to the logit; -inf forbids the token
     counts: np.ndarray  # (capacity,) int32: times in the output; 0 if in the prompt only, -1 if in neither
 
 
@@ -79,7 +79,7 @@ class Workspace(NamedTuple):
     @classmethod
     def create(cls, n_vocab: int, *count: int) -> Workspace:
         """Scratch for logits of shape (n_vocab,), or `count` of them."""
-        n_blocks = -(-n_vocab // BLOCK)
+        n_blocks = num_blocks(n_vocab)
         keys = np.full((*count, n_blocks * BLOCK), -INF_KEY, np.int32)
         return cls(
             keys=keys,
@@ -98,32 +98,25 @@ class Workspace(NamedTuple):
 
 
 @inlined
-def peak_of(logits, first, last):
-    """The lowest and the highest key of logits[first:last]."""
-    lowest = highest = order_key(logits[first])
-    for i in range(first, last):
-        key = order_key(logits[i])
-        lowest = key if key < lowest else lowest
-        highest = key if key > highest else highest
-    return lowest, highest
+def scan(logits, peaks):
+    """The one pass over all logits (n_vocab,): fill `peaks`; return the highest of them."""
+    highest = np.int32(-INF_KEY)
+    for block in range(peaks.shape[0]):
+        for line in range(block * BLOCK + AHEAD, block * BLOCK + AHEAD + BLOCK, 16):
+            prefetch_far(logits, line)
+        peaks[block] = peak_of_block(logits, block)
+        highest = peaks[block] if peaks[block] > highest else highest
+    return highest
 
 
 @inlined
-def scan(logits, peaks):
-    """The one pass over all logits (n_vocab,): fill `peaks`; return the lowest and the highest key."""
-    lowest, highest = np.int32(INF_KEY), np.int32(-INF_KEY)
+def take(known, peaks):
+    """Fill `peaks` with those that are known already; return the highest of them."""
+    highest = np.int32(-INF_KEY)
     for block in range(peaks.shape[0]):
-        first = block * BLOCK
-        for line in range(first + AHEAD, first + AHEAD + BLOCK, 16):
-            prefetch_far(logits, line)
-        if first + BLOCK <= logits.shape[0]:  # a constant length is what vectorises best
-            low, peak = peak_of(logits, first, first + BLOCK)
-        else:
-            low, peak = peak_of(logits, first, logits.shape[0])
-        peaks[block] = peak
-        lowest = low if low < lowest else lowest
-        highest = peak if peak > highest else highest
-    return lowest, highest
+        peaks[block] = known[block]
+        highest = peaks[block] if peaks[block] > highest else highest
+    return highest
 
 
 @inlined
@@ -158,11 +151,13 @@ def edit_ref(logits: np.ndarray, settings: Settings, edits: Edits, n_edits: int)
 
 @inlined
 def apply_edits(logits, keys, loaded, ids, bias, counts, repetition, presence, frequency):
-    """Apply bias and penalties to `keys`. Masked tokens (-inf) stay masked, all others stay finite."""
+    """Apply bias and penalties to `keys`. A bias of -inf masks; masked tokens stay so, all others stay finite."""
     for row in range(ids.shape[0]):
         token_id, count = ids[row], counts[row]
         load_block(logits, keys, loaded, token_id // BLOCK)
-        if keys[token_id] >= LOWEST_KEY:
+        if bias[row] == -np.inf:
+            keys[token_id] = -INF_KEY
+        elif keys[token_id] >= LOWEST_KEY:
             score = np.float64(score_of(keys[token_id])) + bias[row]
             if count >= 0:
                 score = score / repetition if score > 0 else score * repetition

@@ -22,7 +22,7 @@ __all__ = ["DRAW", "edit_addresses", "pack_draws", "sample_rows"]
 # An address, a number, or a setting each: the arguments of `sample`, but for its scratch.
 DRAW = np.dtype(
     [
-        *((name, np.int64) for name in ("logits", "ids", "bias", "counts", "n_edits")),
+        *((name, np.int64) for name in ("logits", "peaks", "n_peaks", "ids", "bias", "counts", "n_edits")),
         *((name, np.int64 if name == "top_k" else np.float64) for name in Settings._fields),
         ("u", np.float64),
     ]
@@ -38,12 +38,15 @@ def edit_addresses(edits: Edits) -> tuple[int, int, int]:
 def pack_draws(
     packed: np.ndarray,
     logits: Sequence[np.ndarray],
+    peaks: Sequence[np.ndarray],
     addresses: Sequence[tuple[int, int, int]],
     n_edits: Sequence[int],
     u: Sequence[float],
 ) -> None:
     """Fill an array of `DRAW`, but for the settings. All arrays must be contiguous and stay where they are."""
     packed["logits"] = [row.__array_interface__["data"][0] for row in logits]
+    packed["peaks"] = [row.__array_interface__["data"][0] for row in peaks]
+    packed["n_peaks"] = [row.size for row in peaks]
     packed["ids"], packed["bias"], packed["counts"] = np.array(addresses, np.int64).T
     packed["n_edits"], packed["u"] = n_edits, u
 
@@ -56,7 +59,8 @@ def sample_rows_ref(draws: np.ndarray, n_vocab: int, work: Workspace, token_ids:
         edits = Edits(*(_array_at(draw[name], n_edits, dtype) for name, dtype in columns))
         settings = Settings(*(draw[name] for name in Settings._fields))
         logits = _array_at(draw["logits"], n_vocab, np.float32)
-        token_ids[row] = sample_ref(logits, work, settings, edits, n_edits, draw["u"])
+        peaks = _array_at(draw["peaks"], int(draw["n_peaks"]), np.int32)
+        token_ids[row] = sample_ref(logits, peaks, work, settings, edits, n_edits, draw["u"])
 
 
 def _array_at(address: int, size: int, dtype: type) -> np.ndarray:
@@ -103,5 +107,6 @@ def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
             array_at(draw.counts, draw.n_edits, np.int32),
         )
         logits = array_at(draw.logits, n_vocab, np.float32)
-        token_ids[row] = sample(logits, scratch, settings, edits, draw.n_edits, draw.u)
+        peaks = array_at(draw.peaks, draw.n_peaks, np.int32)
+        token_ids[row] = sample(logits, peaks, scratch, settings, edits, draw.n_edits, draw.u)
         row = atomic_add(taken, 0, 1)

@@ -50,6 +50,13 @@ class Part:
         self.entries = [entry]
         self.num_tasks, self.num_units = entry.num_tasks, entry.num_rows
 
+    def follow(self, entry: Entry) -> bool:
+        """Append an operation each of whose pieces needs the one of the same number, if it has as many pieces."""
+        same = entry.cut is Cut.RANGES is self.entries[-1].cut and entry.num_tasks == self.num_tasks
+        if same:
+            self.entries.append(entry)
+        return same
+
     def grow(self, entry: Entry) -> bool:
         """Append an operation, if the chain then still has enough pieces."""
         num_units, most = math.gcd(self.num_units, entry.num_rows), max(self.num_tasks, entry.num_tasks)
@@ -61,12 +68,15 @@ class Part:
         return True
 
 
-def place(entry: Entry, stages: list[list[Part]], *, beside: bool) -> None:
+def place(entry: Entry, stages: list[list[Part]], *, beside: bool, follows: bool = False) -> None:
     """Give an operation its place, in the last stage if possible.
 
     beside : it may be computed at the same time as the one before
+    follows : its pieces need no more than the pieces of the same number of the one before
     """
     stage = stages[-1] if stages else []
+    if follows and stage and stage[-1].follow(entry):
+        return
     if beside and stage and len(stage[-1].entries) == 1:  # else the one before needs those before it in its chain
         stage.append(Part(entry))
     elif len(stage) != 1 or not stage[0].grow(entry):

@@ -34,7 +34,7 @@ ALLOWED = {
     "capi": {"capi", "llm"},
     "perplexity": {"llm"},
     "quantize": {"quantize", "gguf", "kernels"},
-    "imatrix": {"llm", "perplexity", "quantize"},
+    "imatrix": {"llm", "perplexity", "quantize", "kernels"},
     "prune": {"prune", "llm", "perplexity", "quantize", "gguf", "kernels", "benchmark"},
     "compare": {"llm", "perplexity", "benchmark"},
     "benchmark": {"benchmark", "engine", "models", "gguf", "kernels"},

@@ -30,6 +30,11 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="GGUF file, or owner/name on the Hub")
     parser.add_argument("text", metavar="TEXT", help="the text to measure with, in UTF-8")
     parser.add_argument("-o", "--output", metavar="FILE", help="(default: MODEL.imatrix.gguf, in this folder)")
+    parser.add_argument(
+        "--no-correlations",
+        action="store_true",
+        help="measure columns alone, as llama-imatrix does: a file of kilobytes, which helps much less",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     add_engine_arguments(parser, context=f"tokens in a chunk (default: the model's context, up to {DEFAULT_CHUNK})")
 
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 args.max_model_len or min(model.max_model_len, DEFAULT_CHUNK),
                 bos_id=tokenizer.bos_id if tokenizer.add_bos else None,
                 dataset=args.text,
+                correlations=not args.no_correlations,
                 progress=progress,
             )
         finally:

@@ -48,6 +48,10 @@ class CheckpointConfig:
         """Whether any of `names` is set."""
         return self._find(names)[1] is not None
 
+    def is_null(self, name: str) -> bool:
+        """Whether the setting is there, and null: where that is not the same as absent."""
+        return name in self._values and self._values[name] is None
+
     def integer(self, *names: str, default: Any = REQUIRED, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
         """An integer from `minimum` to `maximum`."""
         name, value = self._find(names)

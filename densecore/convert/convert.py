@@ -55,10 +55,13 @@ def convert_checkpoint(
     kind = OUT_TYPES[outtype]
     checkpoint = Checkpoint.open(Path(source).expanduser())
     rules = rules_for(checkpoint)
+    settings = dict(rules.metadata())
     tensors = dict(rules.tensors())
     writer = GGUFWriter(Path(target).expanduser())
     name = name or checkpoint.name
-    _add_model(writer, rules, name, tensors, kind)
+    _add_model(writer, rules.architecture, name, tensors, kind)
+    for key, value in settings.items():
+        writer.add_metadata(f"{rules.architecture}.{key}", value)
     _add_vocabulary(writer, TokenizerSource(checkpoint.folder, checkpoint.config), rules, pre, name)
     _add_tensors(writer, tensors, kind)
     _check_room(writer)
@@ -66,14 +69,14 @@ def convert_checkpoint(
     return writer.path
 
 
-def _add_model(writer: GGUFWriter, rules: Rules, name: str, tensors: dict[str, LazyTensor], kind: GGMLType) -> None:
-    """What the model is, and its settings."""
-    writer.add_metadata("general.architecture", rules.architecture)
+def _add_model(
+    writer: GGUFWriter, architecture: str, name: str, tensors: dict[str, LazyTensor], kind: GGMLType
+) -> None:
+    """What the model is."""
+    writer.add_metadata("general.architecture", architecture)
     writer.add_metadata("general.type", "model")
     writer.add_metadata("general.name", name)
     writer.add_metadata("general.size_label", size_label({n: tensor.shape for n, tensor in tensors.items()}))
-    for key, value in rules.metadata():
-        writer.add_metadata(f"{rules.architecture}.{key}", value)
     writer.add_metadata("general.file_type", FILE_TYPES[kind])
     writer.add_metadata("general.quantization_version", QUANTIZATION_VERSION)
 

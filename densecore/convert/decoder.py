@@ -90,10 +90,13 @@ class Decoder(Rules):
 
     def rope_metadata(self) -> Iterator[tuple[str, Any]]:
         """Keys about rotary embedding."""
-        settings = RopeSettings(self.config)
-        if (n_rotated := int(self.sizes["head"] * settings.fraction())) != self.sizes["head"]:
-            yield "rope.dimension_count", n_rotated
-        yield from settings.metadata()
+        if self.rope_dim != self.sizes["head"]:
+            yield "rope.dimension_count", self.rope_dim
+        yield from RopeSettings(self.config).metadata()
+
+    @property
+    def rope_dim(self) -> int:
+        return self.sizes["head"]
 
     def tensors(self) -> Iterator[Any]:
         yield from self.output_tensor()

@@ -11,7 +11,7 @@ import numpy as np
 
 from densecore.convert.config import CheckpointConfig
 
-__all__ = ["RopeSettings", "llama3_factors"]
+__all__ = ["RopeSettings"]
 
 KNOWN = "default, linear, dynamic, yarn, longrope, llama3"
 
@@ -57,16 +57,43 @@ class RopeSettings:
             raise source.error(names[0], f"is {found:g}", "from 0 to 1")
         return found
 
-    def original_context(self, default: int) -> int:
-        """The context length before scaling."""
+    def original_context(self, default: int | None = None) -> int:
+        """The context length before scaling; `default` None is ``max_position_embeddings``."""
         name = "original_max_position_embeddings"
         source = self.scaling if self.scaling.has(name) else self._config
+        if default is None and not source.has(name):
+            return self._config.integer("max_position_embeddings")
         return source.integer(name, default=default)
+
+    def factor(self) -> float:
+        """How many times longer the context is than it was: where no setting says so, by the two lengths."""
+        if self.scaling.has("factor"):
+            return self.scaling.number("factor", minimum=1e-6)
+        return self._config.integer("max_position_embeddings") / self.original_context()
+
+    def magnitude(self) -> float:
+        """What YaRN and long factors multiply rotated values by: as transformers computes it for each kind."""
+        if self.scaling.has("attention_factor", "attn_factor"):
+            return self.scaling.number("attention_factor", "attn_factor", minimum=1e-6)
+        if self.kind == "longrope":
+            scale = self.factor()
+            return math.sqrt(1 + math.log(scale) / math.log(self.original_context())) if scale > 1.0 else 1.0
+        if self.scaling.number("mscale", default=0.0) and self.scaling.number("mscale_all_dim", default=0.0):
+            return self.growth(self.scaling.number("mscale")) / self.growth(self.scaling.number("mscale_all_dim"))
+        return self.growth()
+
+    def growth(self, strength: float = 1.0) -> float:
+        """YaRN's factor on scores and rotated values, 1 + 0.1 strength log(factor)."""
+        scale = self.factor()
+        return 0.1 * strength * math.log(scale) + 1.0 if scale > 1.0 else 1.0
 
     def metadata(self, default_theta: float | None = 10000.0) -> Iterator[tuple[str, Any]]:
         """Keys without the architecture, and their values."""
         if (theta := self.theta(default_theta)) is not None:
             yield "rope.freq_base", theta
+        kind = self.local.string("rope_type", "type", default="default")
+        if kind != "default":
+            raise self.local.error("rope_type", f"is {kind!r}", "'default': files have scaling for other layers alone")
         if (local := self.local_theta()) is not None:
             yield "rope.freq_base_swa", local
         if self.kind == "dynamic":
@@ -78,23 +105,39 @@ class RopeSettings:
             )
         elif self.kind == "longrope":
             yield "rope.scaling.type", "longrope"
+            yield "rope.scaling.original_context_length", self.original_context()
+            yield "rope.scaling.attn_factor", self.magnitude()
         elif self.kind in ("linear", "yarn"):
             yield "rope.scaling.type", self.kind
-            yield "rope.scaling.factor", self.scaling.number("factor", minimum=1e-6)
+            yield "rope.scaling.factor", self.factor() if self.kind == "yarn" else self.scaling.number("factor")
         if self.kind == "yarn":
             yield from self._yarn()
 
     def _yarn(self) -> Iterator[tuple[str, Any]]:
-        default = self._config.integer("max_position_embeddings", default=None)
-        yield "rope.scaling.original_context_length", self.original_context(default)
+        yield "rope.scaling.original_context_length", self.original_context()
         for key, names in (
             ("yarn_ext_factor", ("extrapolation_factor",)),
-            ("yarn_attn_factor", ("attention_factor", "attn_factor")),
             ("yarn_beta_fast", ("beta_fast",)),
             ("yarn_beta_slow", ("beta_slow",)),
         ):
             if self.scaling.has(*names):
                 yield f"rope.scaling.{key}", self.scaling.number(*names)
+        if self.magnitude() != self.growth():
+            yield "rope.scaling.yarn_attn_factor", self.magnitude()
+        if not self.scaling.boolean("truncate", default=True):
+            yield "rope.scaling.yarn_truncate", False  # DenseCore's own: other programs always truncate
+
+    def tensors(self, rope_dim: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Factors on the wavelengths of the `rope_dim` / 2 pairs, which files have as tensors of these names."""
+        if self.kind == "llama3":
+            yield "rope_freqs.weight", llama3_factors(self, rope_dim)
+        if not self.scaling.has("long_factor"):
+            return
+        for name in ("long_factor", "short_factor"):
+            factors = self.scaling.numbers(name)
+            if len(factors) != rope_dim // 2:
+                raise self.scaling.error(name, f"has {len(factors)} numbers", f"{rope_dim // 2}")
+            yield f"rope_factors_{name.removesuffix('_factor')}.weight", np.array(factors, np.float32)
 
 
 def llama3_factors(settings: RopeSettings, head_dim: int, default_context: int = 8192) -> np.ndarray:

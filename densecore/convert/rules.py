@@ -14,8 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from densecore.convert.activations import check_activation
 from densecore.convert.checkpoint import Checkpoint
 from densecore.convert.lazy import LazyTensor
+from densecore.convert.rope import RopeSettings
 from densecore.exceptions import ModelLoadError
 from densecore.gguf.errors import describe, load_error
 
@@ -69,6 +71,8 @@ class Rules(ABC):
     ignored: ClassVar[tuple[str, ...]] = ("rotary_emb.inv_freq",)  # ends of names that no file needs
     parts_left_out: ClassVar[tuple[str, ...]] = ()  # beginnings of names: what is not for text
     space_prefix: ClassVar[bool | None] = None  # whether texts get a space in front; None: by the tokenizer
+    activation: ClassVar[str] = "silu"  # silu, gelu or gelu_tanh
+    activation_names: ClassVar[tuple[str, ...]] = ("hidden_act",)
     once: ClassVar[tuple[Row, ...]]  # tensors outside of the layers
     block: ClassVar[tuple[Row, ...]]  # tensors of each layer
 
@@ -76,6 +80,7 @@ class Rules(ABC):
         self.config = checkpoint.config
         self.folder = checkpoint.folder
         self.name = checkpoint.name
+        self.check_activation()
         self.sizes = self.read_sizes()
         self.n_layers = self.config.integer("num_hidden_layers", "n_layer", "n_layers", maximum=MAX_LAYERS)
         self._originals = self._by_short_name(checkpoint.tensors)
@@ -88,6 +93,10 @@ class Rules(ABC):
     @abstractmethod
     def metadata(self) -> Iterator[tuple[str, Any]]:
         """Keys that begin with the architecture, without it, and their values."""
+
+    def check_activation(self) -> None:
+        """ModelLoadError unless config.json names the activation that runtimes of this architecture compute."""
+        check_activation(self.config, self.activation, *self.activation_names)
 
     def prompts(self) -> Iterator[tuple[str, str]]:
         """Names and texts of prompts that the model was trained with, beside the chat template."""
@@ -108,8 +117,14 @@ class Rules(ABC):
         return self.block
 
     def extra_tensors(self) -> Iterator[tuple[str, LazyTensor]]:
-        """Tensors that the checkpoint has as settings."""
-        return iter(())
+        """Tensors that the checkpoint has as settings: those of RoPE, where there is one."""
+        for name, values in RopeSettings(self.config).tensors(self.rope_dim) if self.rope_dim else ():
+            yield name, self.generated(values)
+
+    @property
+    def rope_dim(self) -> int:
+        """Elements of a head that RoPE rotates, 0 without one."""
+        return 0
 
     def rename(self, name: str) -> str | None:
         """The name that rows use for the tensor `name` of the checkpoint; None if it is not needed."""

@@ -18,7 +18,7 @@ __all__ = ["Row", "build_batch"]
 class Row:
     """Tokens of one sequence, from position `first` on; logits are wanted of the last `num_logits` of them.
 
-    hidden : places, counted from `first`, of the tokens whose hidden states are wanted
+    rope_set : see `Model.rope_set`; hidden : places, counted from `first`, of the tokens whose hidden states are wanted
     """
 
     token_ids: list[int]
@@ -27,6 +27,7 @@ class Row:
     num_logits: int
     adapters: tuple[AdapterUse, ...] = ()
     hidden: range = range(0)
+    rope_set: int = 0
 
     @classmethod
     def of(cls, entry: Scheduled) -> Row:
@@ -34,7 +35,15 @@ class Row:
         sequence, first = entry.sequence, entry.sequence.num_cached_tokens
         own = sequence.token_ids[first : first + entry.num_tokens - len(entry.draft_ids)]
         hidden = range(entry.hidden.start - first, entry.hidden.stop - first)
-        return cls([*own, *entry.draft_ids], first, sequence.block_table, entry.num_logits, sequence.adapters, hidden)
+        return cls(
+            [*own, *entry.draft_ids],
+            first,
+            sequence.block_table,
+            entry.num_logits,
+            sequence.adapters,
+            hidden,
+            sequence.rope_set,
+        )
 
 
 def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) -> Batch:
@@ -59,6 +68,8 @@ def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) ->
         starts = zip(rows, accumulate(counts, initial=0), strict=False)
         hidden = [start + i for row, start in starts for i in row.hidden]
         batch = replace(batch, hidden_indices=np.array(hidden, np.int32))
+    if any(row.rope_set for row in rows):
+        batch = replace(batch, rope_sets=np.repeat(np.array([row.rope_set for row in rows], np.int32), counts))
     if not any(row.adapters for row in rows):
         return batch
     return batch.with_adapters(*adapters.columns([row.adapters for row in rows], counts))

@@ -176,7 +176,8 @@ class BlockManager:
         """The digest of a full block of the sequence's tokens; number -1 is what comes before the first."""
         digests, size = sequence.digests, self.block_size
         if not digests:
-            digests.append(root(sequence.config.cache_salt, b"".join(use.key for use in sequence.adapters)))
+            kind = b"".join(use.key for use in sequence.adapters) + b"long" * sequence.rope_set
+            digests.append(root(sequence.config.cache_salt, kind))
         while len(digests) < number + 2:
             first = (len(digests) - 1) * size
             digests.append(chain(digests[-1], sequence.token_ids[first : first + size]))

@@ -33,7 +33,7 @@ from densecore.engine.sequence import Event, Finished, Sequence
 from densecore.engine.speculation import Speculation, draw
 from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
-from densecore.models import AdapterUse, KVCache, Model
+from densecore.models import AdapterUse, KVCache, Model, Outputs
 from densecore.precompile import precompile
 from densecore.sampling import sample_batch
 from densecore.tokenizer import Tokenizer
@@ -206,7 +206,7 @@ class Engine:
     def _cache_only(self, token_ids: SequenceOf[int], salt: str | None, adapters: tuple[AdapterUse, ...]) -> Sequence:
         """A sequence that is never scheduled."""
         sequence = self._new_sequence(token_ids, GenerationConfig(cache_salt=salt, lora=()), lambda event: None)
-        sequence.adapters = adapters
+        sequence.adapters, sequence.rope_set = adapters, self.model.rope_set(len(token_ids))
         return sequence
 
     def _cache_identity(self, adapters: tuple[AdapterUse, ...]) -> dict[str, Any]:
@@ -252,6 +252,8 @@ class Engine:
         self, prompt_ids: SequenceOf[int], config: GenerationConfig, emit: Callable[[Event], None]
     ) -> Sequence:
         room = config.max_tokens if config.context_shift else self.max_model_len - len(prompt_ids)
+        max_output = min(config.max_tokens, room)
+        longest = min(len(prompt_ids) + max_output - 1, self.max_model_len)  # what it says last is not read
         sampler = self.samplers.create(config, prompt_ids)
         detokenizer = self.tokenizer.detokenizer(
             prompt_ids, skip_special=config.skip_special_tokens, keep_first_space=config.structure is not None
@@ -262,12 +264,13 @@ class Engine:
             sampler=sampler,
             text=TextAssembler(detokenizer, tuple(config.stop_sequences or ())),
             emit=emit,
-            max_output=min(config.max_tokens, room),
+            max_output=max_output,
             eog_ids=self.tokenizer.eog_ids,
             max_len=self.max_model_len,
             constraint=sampler.constraint,
             logprobs=sampler.logprobs,
             adapters=self.adapters.resolve(config.lora),
+            rope_set=self.model.rope_set(longest),
         )
 
     def _queue(self, sequence: Sequence) -> None:
@@ -311,7 +314,7 @@ class Engine:
             batch = self.scheduler.schedule()
             outputs = self.runner.run(batch)
             self._pool(batch, outputs.hidden)
-            sampled = self._sample(batch, outputs.logits)
+            sampled = self._sample(batch, outputs)
             self.scheduler.postprocess(batch, sampled)
             self._measure(batch, sampled, time.perf_counter() - start)
             self._adapters.settle()
@@ -339,16 +342,19 @@ class Engine:
             self.speculation.measured(batch, sampled, seconds)
             self.metrics.step(batch, seconds)
 
-    def _sample(self, batch: list[Scheduled], logits: np.ndarray) -> list[list[int | Exception]]:
+    def _sample(self, batch: list[Scheduled], outputs: Outputs) -> list[list[int | Exception]]:
         """The next tokens of each sequence that has logits; an unusable row fails its own sequence only.
 
         Sequences without drafts are sampled together.
         """
         ends = list(accumulate(entry.num_logits for entry in batch))
-        rows = [logits[end - entry.num_logits : end, : self.n_vocab] for entry, end in zip(batch, ends, strict=True)]
-        alone = [(entry.sequence.sampler, part[0]) for entry, part in zip(batch, rows, strict=True) if len(part) == 1]
-        samplers, their_rows = [sampler for sampler, _ in alone], [row for _, row in alone]
-        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads))
+        logits = outputs.logits[:, : self.n_vocab]
+        rows = [logits[end - entry.num_logits : end] for entry, end in zip(batch, ends, strict=True)]
+        alone = [(entry, end - 1) for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
+        samplers, places = [entry.sequence.sampler for entry, _ in alone], [place for _, place in alone]
+        peaks = [outputs.peaks[place] for place in places] if self.n_vocab == self.model.config.n_vocab else None
+        their_rows = [logits[place] for place in places]
+        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads, peaks))
         return [
             [next(tokens)] if len(part) == 1 else draw(entry.sequence, part, entry.draft_ids)
             for entry, part in zip(batch, rows, strict=True)

@@ -6,7 +6,8 @@ The user's own threads never compute, are never pinned, and stay responsive to C
 
 Compiled code holds no interpreter lock, but has to get it back when it is done. A thread that computes in Python lets
 go of it only after Python's switch interval, 5 ms: a third of a step of a small model, at the end of each. While the
-kernel thread works the interval is shorter.
+kernel thread works the interval is shorter. And what wakes such threads is put off until compiled code runs next: awake
+before, they would take turns with the Python part of the step, while all workers wait.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class KernelThread:
         self._wake = threading.Condition()
         self._calls: deque[tuple[Future, Callable[[], object]]] = deque()
         self._busy: deque[Stepper] = deque()  # engines that have work
+        self._deferred: deque[Callable[[], object]] = deque()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         self._stopping = False
@@ -89,6 +91,19 @@ class KernelThread:
             if engine not in self._busy:
                 self._busy.append(engine)
             self._wake.notify()
+
+    def defer(self, call: Callable[[], object]) -> None:
+        """Do that when compiled code is about to run, or when there is nothing else to do. On this thread."""
+        self._deferred.append(call)
+
+    def run_deferred(self) -> None:
+        """Compiled code is about to run. On this thread."""
+        while self._deferred:
+            call = self._deferred.popleft()
+            try:
+                call()
+            except Exception:
+                logger.exception("a deferred call failed")
 
     def stop(self) -> None:
         """End the thread after the current step, so that no kernel runs while the interpreter goes away."""
@@ -121,11 +136,14 @@ class KernelThread:
                 engine = self._busy.popleft() if self._busy else None
             with short_switch_interval():
                 if call is not None:
+                    self.run_deferred()  # it may take long
                     self._run_call(*call)
                 if engine is not None and self._step(engine):
                     with self._wake:
                         if engine not in self._busy:
                             self._busy.append(engine)
+                else:
+                    self.run_deferred()
             call = engine = None  # a closed engine's memory must not wait here for the next one's work
 
     @staticmethod

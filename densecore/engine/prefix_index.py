@@ -19,11 +19,11 @@ DIGEST_BYTES = 16
 MAX_COMPARED = 32  # blocks after the same prefix that are looked at for a common beginning
 
 
-def root(salt: str | None, adapters: bytes = b"") -> bytes:
-    """The digest before the first block; `adapters` is equal for those that compute the same."""
+def root(salt: str | None, kind: bytes = b"") -> bytes:
+    """The digest before the first block; `kind`, of adapters and RoPE, is equal for those that compute the same."""
     digest = blake2b((salt or "").encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
     # `person` keeps this apart from the digest of a block of tokens.
-    return blake2b(digest + adapters, digest_size=DIGEST_BYTES, person=b"adapters").digest() if adapters else digest
+    return blake2b(digest + kind, digest_size=DIGEST_BYTES, person=b"adapters").digest() if kind else digest
 
 
 def chain(parent: bytes, token_ids: Iterable[int]) -> bytes:

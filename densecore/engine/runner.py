@@ -9,8 +9,10 @@ import numpy as np
 
 from densecore.config import EngineConfig
 from densecore.engine.batch import Row, build_batch
+from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
+from densecore.kernels.peaks import num_blocks
 from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model, Outputs
 
 __all__ = ["Runner"]
@@ -41,9 +43,12 @@ class Runner:
     def run_rows(self, rows: SequenceOf[Row]) -> Outputs:
         """The same, for tokens at any place of sequences."""
         if not rows:
+            kernel_thread.run_deferred()
             config = self.model.config
-            return Outputs(np.empty((0, config.n_vocab), np.float32), np.empty((0, config.dim), np.float32))
+            logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
+            return Outputs(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
         batch = build_batch(rows, self.cache.block_size, self.model.adapters)
+        kernel_thread.run_deferred()
         return self.model.outputs(batch, self.cache, self.workers.apply())
 
     def forward(
@@ -53,7 +58,7 @@ class Runner:
 
         Hooks see the sequence in one piece; without them it is computed in chunks as prompts are.
         """
-        checked = Hooks(hooks, self.model.config.n_layers, self.model.linears) if hooks else None
+        checked = Hooks(hooks, self.model.config.n_layers, self.model.hooked_matrices) if hooks else None
         logits = np.empty((token_ids.size, self.model.config.n_vocab), np.float32)
         chunk = token_ids.size if checked else self.config.max_num_batched_tokens
         first = 0
@@ -81,11 +86,11 @@ class Runner:
 
         Each is a buffer that the next run overwrites.
         """
-        cache = cache or self.own_cache(token_ids.size)
+        cache, rope_set = cache or self.own_cache(token_ids.size), self.model.rope_set(token_ids.size)
         num_blocks = -(-token_ids.size // self.config.block_size)
         for first in range(0, token_ids.size, chunk):
             part = token_ids[first : first + chunk]
-            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size)
+            batch = Batch.contiguous(part, first, num_blocks, self.config.block_size).with_rope_set(rope_set)
             if adapters:
                 batch = batch.with_adapters(*self.model.adapters.columns([adapters], [part.size]))
             yield self.model.forward(batch, cache, self.workers.apply(), hooks)

@@ -124,6 +124,7 @@ class Sequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # the sampler's: of the output so far
     max_len: int = MAX_INT  # tokens of the context; only `shift_context` keeps within it
     adapters: tuple[AdapterUse, ...] = ()  # that all of it is computed with
+    rope_set: int = 0  # that it is rotated with: see `Model.rope_set`
     pooling: Pooling | None = None  # of a prompt whose hidden states are wanted, and nothing after it
 
     seq_id: int = field(default_factory=_ids.__next__)

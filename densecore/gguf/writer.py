@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from densecore.gguf.encode import encode_string, encode_value
 from densecore.gguf.errors import describe, printable
 from densecore.gguf.head import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_KEY_BYTES, VERSIONS
 from densecore.gguf.splits import COUNT_KEY, NO_KEY, TENSORS_KEY, split_paths
+from densecore.gguf.temporary import claim, remove_abandoned, temporary_path
 from densecore.gguf.tensors import MAX_DIMS, MAX_NAME_BYTES
 from densecore.gguf.types import GGMLType, ValueType
 
@@ -147,7 +147,8 @@ class GGUFWriter:
         `progress` is called along the way, with the bytes of tensors that are written and those of all.
 
         Each file is written under a temporary name beside its target and flushed to the disk; when all are,
-        they are renamed over their targets, the first part last. DenseCoreError if a file cannot be written.
+        they are renamed over their targets, the first part last. What processes that were killed have left under such
+        names is removed. DenseCoreError if a file cannot be written.
         """
         if not 1 <= n_parts <= 99999:
             raise InvalidConfigError(f"n_parts is {n_parts}; allowed: 1 to 99999")
@@ -158,7 +159,9 @@ class GGUFWriter:
             targets = split_paths(self.path, n_parts)
             parts = list(self._encode_parts(n_parts))
         report = _Report(progress, sum(tensor.n_bytes for tensor in self._tensors.values()))
-        temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets]
+        for path in targets:
+            remove_abandoned(path)
+        temporary = [temporary_path(path) for path in targets]
         try:
             for path, (head, tensors) in zip(temporary, parts, strict=True):
                 _write_part(path, head, tensors, self.alignment, report)
@@ -235,6 +238,7 @@ class _Report:
 
 def _write_part(path: Path, head: bytes, tensors: list[_Tensor], alignment: int, report: _Report) -> None:
     with open(path, "xb") as file:
+        claim(file)
         file.write(head)
         file.write(bytes(-len(head) % alignment))
         for tensor in tensors:

@@ -174,9 +174,9 @@ def _load_matrix(file: GGUFFile, info: TensorInfo, shape: tuple[int, int]) -> np
 class _OfAdapters(Plan):
     """A plan that takes no operations but those that adapters add to a step."""
 
-    def add(self, op: Operation, *arguments: Any, beside: bool = False) -> None:
+    def add(self, op: Operation, *arguments: Any, **options: bool) -> None:
         if op in (shrink, pick, expand, take_rows):
-            super().add(op, *arguments, beside=beside)
+            super().add(op, *arguments, **options)
 
 
 def _try(adapter: Adapter, model: Model) -> None:

@@ -26,9 +26,11 @@ from densecore.models.pooling import file_pooling
 from densecore.models.record import RecordedSteps
 from densecore.models.step import Step, Workspace
 from densecore.models.weights import LayerNorm, WeightLoader
+from densecore.models.windows import layer_windows
 
 __all__ = ["Model", "Outputs"]
 
+_LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"  # as Phi 3 has them
 _PAGES, _PAGE = 256, 4096  # of a file, and bytes of each, that its fingerprint is made of
 
 
@@ -37,6 +39,7 @@ class Outputs(NamedTuple):
 
     logits: np.ndarray  # (num_logits, n_vocab) of the tokens `batch.logits_indices`
     hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
+    peaks: np.ndarray  # (num_logits, num_blocks) of the logits: what sampling looks at first
 
 
 class Model(ABC):
@@ -53,11 +56,15 @@ class Model(ABC):
     fused : by name, the parts of those in which several lie one below the other.
     classifier : the head of a reranker, or None.
     pooling : what the file says makes a vector of a text: "mean", "cls", "last" or "rank"; None if it does not.
+    windows : of each layer, how many positions a token sees, itself included; 0 is all.
     adapters : the adapters that steps may use; set on the thread that computes, between steps.
     path, mapped : the file, and the map, or those of its parts, in which the matrices lie.
     """
 
     pairing: ClassVar[int] = rope.HALVES  # which elements of a head RoPE rotates together
+    short_context: int = 0  # positions to which `frequencies` are good, where there are others for longer texts
+    frequency_sets: np.ndarray  # (2, rope_dim / 2): these and those
+    window_period: ClassVar[int] = 0  # each which layer has no window, in files with windows; 0: all have one
 
     def __init__(self, file: GGUFFile) -> None:
         self.config = config = self.read_config(file)
@@ -79,7 +86,9 @@ class Model(ABC):
         self.adapters = AdapterSet()
         self.path, self.mapped = file.path, file.mapped
         self.epsilon = np.float32(config.norm_epsilon)
-        self.attention_scale = np.float32(config.head_dim**-0.5)
+        self.windows = layer_windows(file.metadata, config, self.window_period)
+        key = f"{config.architecture}.attention.scale"
+        self.attention_scale = np.float32(file.metadata.number(key, self.usual_attention_scale(), positive=True))
         self.workspace = Workspace()
         self._recorded: RecordedSteps[Outputs] = RecordedSteps()
 
@@ -92,13 +101,30 @@ class Model(ABC):
         """What `Step.norm` takes: the weight (dim,) of an RMSNorm, unless an architecture has another kind."""
         return load.vector(f"{name}.weight", self.config.dim)
 
+    def usual_attention_scale(self) -> float:
+        """The factor on scores of attention in files that do not tell."""
+        return self.config.head_dim**-0.5
+
     def load_positions(self, load: WeightLoader) -> None:
         """What tells the layers positions: the frequencies of RoPE, and the factor on what it rotates."""
         settings = self.config.rope
-        divisors = None
-        if load.has("rope_freqs.weight"):
-            divisors = load.vector("rope_freqs.weight", settings.rope_dim // 2)
-        self.frequencies, self.magnitude = rope.rope_frequencies(**vars(settings), divisors=divisors)
+
+        def frequencies(name: str) -> tuple[np.ndarray, float]:
+            divisors = load.vector(name, settings.rope_dim // 2) if load.has(name) else None
+            return rope.rope_frequencies(**vars(settings), divisors=divisors)
+
+        self.frequencies, self.magnitude = frequencies("rope_freqs.weight")
+        if load.has(_LONG):
+            self.frequencies, _ = frequencies(_SHORT)
+            self.frequency_sets = np.stack([self.frequencies, frequencies(_LONG)[0]])
+            self.short_context = settings.original_context
+
+    def rope_set(self, num_tokens: int) -> int:
+        """With which factors a sequence that grows to `num_tokens` is rotated: 0 are those for short ones, 1 for long.
+
+        A sequence keeps them, as keys in the cache have been rotated: it is by its planned length that they are chosen.
+        """
+        return int(0 < self.short_context < num_tokens)
 
     @abstractmethod
     def load_layer(self, load: WeightLoader, prefix: str) -> Any:
@@ -107,6 +133,13 @@ class Model(ABC):
     @abstractmethod
     def layer(self, step: Step, x: np.ndarray, w: Any) -> None:
         """Compute one layer: x (num_tokens, dim) is the residual stream, changed in place."""
+
+    @property
+    def hooked_matrices(self) -> list[str]:
+        """Names of the matrices whose inputs hooks can see; ``blk.N.experts`` is which experts get a token."""
+        of_experts = sorted(name for name in self.grouped if name.endswith("_exps"))
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in of_experts)
+        return [*self.linears, *of_experts, *(f"{layer}.experts" for layer in layers)]
 
     def forward(self, batch: Batch, cache: KVCache, num_threads: int, hooks: Hooks | None = None) -> np.ndarray:
         """Logits (num_logits, n_vocab) float32 of the tokens `batch.logits_indices`; see `outputs`."""
@@ -141,11 +174,14 @@ class Model(ABC):
         hidden = self.hidden(step, x)  # (num_hidden, dim)
         logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
-        return Outputs(logits, hidden)
+        return Outputs(logits, hidden, step.peaks(logits))
 
     def prepare(self, step: Step) -> None:
         """What all layers of a step share: tables for RoPE."""
-        step.prepare_rope(self.frequencies, self.magnitude)
+        if step.batch.rope_sets.size:
+            step.prepare_rope_sets(self.frequency_sets, self.magnitude)
+        else:
+            step.prepare_rope(self.frequencies, self.magnitude)
 
     def embed(self, step: Step) -> np.ndarray:
         """Where the residual stream begins: (num_tokens, dim)."""

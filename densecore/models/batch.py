@@ -21,7 +21,7 @@ class Batch:
     """A flat list of tokens, of any mix of sequences: prefill and decode look the same.
 
     All arrays are int32, but for the scales, which are float32. `adapters` are numbers in the model's `AdapterSet`, -1
-    for none; both these and their scales are empty if no token uses any.
+    for none; both these and their scales are empty if no token uses any, and `rope_sets` is so if all are 0.
     """
 
     token_ids: np.ndarray  # (num_tokens,)
@@ -33,6 +33,7 @@ class Batch:
     adapters: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int32))  # (num_tokens, num_places)
     adapter_scales: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))  # (num_tokens, num_places)
     hidden_indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # (num_hidden,) tokens that embed
+    rope_sets: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # (num_tokens,) see `Model.rope_set`
 
     @property
     def uses_adapters(self) -> bool:
@@ -41,6 +42,10 @@ class Batch:
     def with_adapters(self, adapters: np.ndarray, adapter_scales: np.ndarray) -> Batch:
         """The same tokens with these adapters."""
         return replace(self, adapters=adapters, adapter_scales=adapter_scales)
+
+    def with_rope_set(self, rope_set: int) -> Batch:
+        """The same tokens, all rotated with this set of factors."""
+        return replace(self, rope_sets=np.full(self.num_tokens, rope_set, np.int32)) if rope_set else self
 
     @property
     def num_tokens(self) -> int:

@@ -15,7 +15,6 @@ from densecore.kernels import rope
 from densecore.models.base import Model
 from densecore.models.step import Step
 from densecore.models.weights import LayerNorm, Linear, WeightLoader
-from densecore.models.windows import layer_windows
 
 __all__ = ["Cohere2"]
 
@@ -38,12 +37,12 @@ class Cohere2(Model):
     """See the module's text."""
 
     pairing = rope.ADJACENT
+    window_period = 4
 
     def __init__(self, file: GGUFFile) -> None:
         super().__init__(file)
         self.logit_scale = file.metadata.number(f"{self.config.architecture}.logit_scale", positive=True)
         file.metadata.integer(f"{self.config.architecture}.attention.sliding_window", minimum=1)  # it must be there
-        self.windows = layer_windows(file.metadata, self.config, period=4)
 
     def load_norm(self, load: WeightLoader, name: str) -> LayerNorm:
         return load.layer_norm(name, self.config.dim, bias=False)

@@ -29,6 +29,7 @@ class RopeConfig:
     beta_slow: float = 1.0
     ext_factor: float = 1.0
     attn_factor: float = 1.0
+    truncate: bool = True
 
     @classmethod
     def read(cls, metadata: Metadata, arch: str, head_dim: int, context_length: int) -> RopeConfig:
@@ -43,8 +44,8 @@ class RopeConfig:
         legacy_factor = metadata.number(f"{key}.scale_linear", 1.0, positive=True)
         factor = metadata.number(f"{key}.scaling.factor", legacy_factor, positive=True)
         kind = metadata.string(f"{key}.scaling.type", "none" if factor == 1.0 else "linear")
-        if kind not in ("none", "linear", "yarn"):
-            raise ModelLoadError(f"{key}.scaling.type is {kind!r}; known are none, linear and yarn")
+        if kind not in ("none", "linear", "yarn", "longrope"):
+            raise ModelLoadError(f"{key}.scaling.type is {kind!r}; known are none, linear, yarn and longrope")
         if kind == "yarn" and freq_base <= 1:
             raise ModelLoadError(f"{key}.freq_base is {freq_base:g}; with YaRN scaling it must be above 1")
         original = metadata.integer(
@@ -54,12 +55,13 @@ class RopeConfig:
         return cls(
             rope_dim=rope_dim,
             freq_base=freq_base,
-            scaling=kind,
+            scaling="none" if kind == "longrope" else kind,  # which is in tensors
             factor=factor,
             original_context=original or context_length,  # 0 means not given
             beta_fast=metadata.number(f"{key}.scaling.yarn_beta_fast", 32.0, positive=True),
             beta_slow=metadata.number(f"{key}.scaling.yarn_beta_slow", 1.0, positive=True),
             ext_factor=ext_factor,
+            truncate=metadata.boolean(f"{key}.scaling.yarn_truncate", True),  # DenseCore's own key
             attn_factor=_attn_factor(metadata, key, factor if kind == "yarn" and ext_factor else 1.0),
         )
 

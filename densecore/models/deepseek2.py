@@ -43,6 +43,10 @@ from densecore.models.weights import Linear, WeightLoader
 
 __all__ = ["DeepSeek2"]
 
+LOW_RANK_EPSILON = np.float32(
+    1e-6
+)  # of the norms of latents, whatever the file says of the others: as DeepSeek's own code
+
 
 @dataclass(frozen=True)
 class MlaConfig:
@@ -213,7 +217,7 @@ class DeepSeek2(Model):
             q, kv = step.project(h, w.attn_q, w.attn_kv_a_mqa)
         else:
             q_a, kv = step.project(h, w.attn_q_a, w.attn_kv_a_mqa)
-            (q,) = step.project(step.norm(q_a, w.attn_q_a_norm, self.epsilon, "attn_q_a_norm"), w.attn_q)
+            (q,) = step.project(step.norm(q_a, w.attn_q_a_norm, LOW_RANK_EPSILON, "attn_q_a_norm"), w.attn_q)
         return q.reshape(len(h), self.config.n_heads, -1), kv
 
     def _keys_and_values(self, step: Step, kv: np.ndarray, w: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +225,7 @@ class DeepSeek2(Model):
         m, num_tokens = self.mla, len(kv)
         latent = step.workspace.array("mla.latent", (num_tokens, m.rank))
         step.run(columns.copy_columns, latent, 0, kv, 0, m.rank)
-        latent = step.norm(latent, w.attn_kv_a_norm, self.epsilon, "attn_kv_a_norm")
+        latent = step.norm(latent, w.attn_kv_a_norm, LOW_RANK_EPSILON, "attn_kv_a_norm")
         k, v = (step.workspace.array(name, (num_tokens, m.rope_dim + m.rank)) for name in ("attn_k", "attn_v"))
         step.run(columns.copy_columns, k, 0, kv, m.rank, m.rope_dim)
         step.run(columns.copy_columns, k, m.rope_dim, latent, 0, m.rank)

@@ -182,10 +182,11 @@ Gate = Callable[
 def feed_forward(step: Step, x: np.ndarray, w: ExpertLayer, rule: routing.Rule, gate: Gate = Step.swiglu) -> np.ndarray:
     """What each token's experts make of it, weighed: (num_tokens, dim) from x (num_tokens, dim)."""
     weights, groups = _route(step, x, w, rule)
+    _show_inputs(step, x, w, groups)
     gates, ups = _project(step, _operands(step, x, groups.tokens, w.ffn_gate_exps, w.ffn_up_exps), groups)
-    down = w.ffn_down_exps
-    hidden = step.activations(gate(step, gates, ups), down.format.group)
-    (outs,) = _project(step, [(down, hidden)], groups)  # (num_pairs, dim)
+    down, hidden = w.ffn_down_exps, gate(step, gates, ups)
+    step.hook_input(down.name, hidden)
+    (outs,) = _project(step, [(down, step.activations(hidden, down.format.group))], groups)  # (num_pairs, dim)
     out = step.workspace.array("experts.out", x.shape)
     step.run(routing.combine, outs, groups.places, weights, out)
     return out
@@ -214,6 +215,16 @@ def _route(step: Step, x: np.ndarray, w: ExpertLayer, rule: routing.Rule) -> tup
     )
     step.run(routing.group_pairs, experts, array("experts.counts", (n_experts,), np.int32), groups)
     return weights, groups
+
+
+def _show_inputs(step: Step, x: np.ndarray, w: ExpertLayer, groups: routing.Groups) -> None:
+    """Let hooks see which experts each token takes, and see and change what these get."""
+    if step.hooks is not None:
+        chosen = np.zeros((len(x), w.ffn_gate_inp.n_out), np.float32)
+        chosen[groups.tokens, groups.owners] = 1
+        step.hook("experts.input", chosen)
+        for weight in (w.ffn_gate_exps, w.ffn_up_exps):
+            step.hook_input(weight.name, x)
 
 
 def _operands(

@@ -15,9 +15,9 @@ import numpy as np
 from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.models.base import Model
-from densecore.models.config import MAX_CONTEXT
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
+from densecore.models.windows import layer_windows
 
 __all__ = ["Gemma2"]
 
@@ -45,16 +45,18 @@ class Gemma2(Model):
     """See the module's text."""
 
     pairing = rope.HALVES
+    window_period = 2
 
     def __init__(self, file: GGUFFile) -> None:
         super().__init__(file)
         c, metadata = self.config, file.metadata
-        key = f"{c.architecture}.attention.sliding_window"
-        self.window = metadata.integer(key, 4096, minimum=1, maximum=MAX_CONTEXT)
-        self.attention_cap = metadata.number(f"{c.architecture}.attn_logit_softcapping", 50.0, positive=True)
-        self.logits_cap = metadata.number(f"{c.architecture}.final_logit_softcapping", 30.0, positive=True)
-        if c.n_layers == _LAYERS_OF_27B:
-            self.attention_scale = np.float32((c.dim / c.n_heads) ** -0.5)
+        self.windows = layer_windows(metadata, c, self.window_period, default=4096)
+        self.attention_cap = metadata.number(f"{c.architecture}.attn_logit_softcapping", 50.0, minimum=0.0)
+        self.logits_cap = metadata.number(f"{c.architecture}.final_logit_softcapping", 30.0, minimum=0.0)
+
+    def usual_attention_scale(self) -> float:
+        c = self.config
+        return (c.dim / c.n_heads if c.n_layers == _LAYERS_OF_27B else c.head_dim) ** -0.5
 
     def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
         c = self.config
@@ -80,7 +82,8 @@ class Gemma2(Model):
 
     def unembed(self, step: Step, x: np.ndarray) -> np.ndarray:
         logits = super().unembed(step, x)
-        step.soft_cap(logits, self.logits_cap)
+        if self.logits_cap:
+            step.soft_cap(logits, self.logits_cap)
         return logits
 
     def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
@@ -96,7 +99,7 @@ class Gemma2(Model):
         step.hook("v", v)
         step.rope(q, self.pairing)
         step.rope(k, self.pairing)
-        window = self.window if step.layer % 2 == 0 else 0
+        window = self.windows[step.layer]
         z = step.attention(q, k, v, self.attention_scale, window, self.attention_cap)  # (num_tokens, n_heads, head_dim)
         step.hook("z", z)
         (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)

@@ -16,7 +16,6 @@ from densecore.kernels import rope
 from densecore.models.base import Model
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
-from densecore.models.windows import layer_windows
 
 __all__ = ["Gemma3"]
 
@@ -47,16 +46,18 @@ class Gemma3(Model):
     """See the module's text."""
 
     pairing = rope.HALVES
+    window_period = 6
 
     def __init__(self, file: GGUFFile) -> None:
         super().__init__(file)
         c, metadata = self.config, file.metadata
-        self.windows = layer_windows(metadata, c, period=6)
         local_base = metadata.number(f"{c.architecture}.rope.freq_base_swa", 10000.0, positive=True)
         self.local_frequencies, _ = rope.rope_frequencies(c.rope.rope_dim, local_base)
         self.logits_cap = metadata.number(f"{c.architecture}.final_logit_softcapping", 0.0, minimum=0.0)  # 0 is none
-        if c.n_layers == _LAYERS_OF_27B:
-            self.attention_scale = np.float32((c.dim / c.n_heads) ** -0.5)
+
+    def usual_attention_scale(self) -> float:
+        c = self.config
+        return (c.dim / c.n_heads if c.n_layers == _LAYERS_OF_27B else c.head_dim) ** -0.5
 
     def prepare(self, step: Step) -> None:
         super().prepare(step)

@@ -46,8 +46,6 @@ class Granite(Model):
         self.logit_scale = metadata.number(f"{arch}.logit_scale", positive=True)
         self.embedding_scale = metadata.number(f"{arch}.embedding_scale", 1.0, positive=True)
         self.residual_scale = metadata.number(f"{arch}.residual_scale", 1.0, positive=True)
-        scale = metadata.number(f"{arch}.attention.scale", float(self.attention_scale), positive=True)
-        self.attention_scale = np.float32(scale)
         self.uses_rope = metadata.boolean(f"{arch}.rope.scaling.finetuned", True)  # so this architecture uses the key
 
     def embed(self, step: Step) -> np.ndarray:

@@ -18,6 +18,10 @@ Names, in the order in which a step reaches them (N is the layer; shapes are of 
 ``MATRIX.input``    (num_tokens, n_in)                what a matrix gets to multiply, such as ``blk.0.ffn_down.input``
 ==================  ================================  ===============================================================
 
+Matrices of a layer's experts lie in one tensor. ``blk.N.experts.input`` (num_tokens, n_experts) is 1 where an expert
+gets a token, else 0, and only to be read. ``blk.N.ffn_gate_exps.input`` and ``ffn_up_exps.input`` have a row a token,
+``ffn_down_exps.input`` has one for each token and expert that gets it, sorted by expert, then by token.
+
 A hook is called as ``hook(value, name)``, or ``hook(value)`` if it takes one argument. It owns `value`, a copy: it may
 keep it, change it in place, or return an array of the same shape instead; either change is what the model goes on with.
 Keys may be patterns: ``blk.*.resid_post``. Asking for ``pattern`` computes that layer's attention by its readable

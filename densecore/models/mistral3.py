@@ -78,7 +78,7 @@ class Mistral3(Model):
         step.rope(k, self.pairing)
         if self.temperature_scale:
             step.scale_by_position(q, c.rope.original_context, self.temperature_scale)
-        z = step.attention(q, k, v, self.attention_scale)  # (num_tokens, n_heads, head_dim)
+        z = step.attention(q, k, v, self.attention_scale, self.windows[step.layer])  # (num_tokens, n_heads, head_dim)
         step.hook("z", z)
         (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
         step.hook("attn_out", attn_out)

@@ -16,7 +16,6 @@ from densecore.kernels import rope
 from densecore.models.base import Model
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
-from densecore.models.windows import layer_windows
 
 __all__ = ["Olmo2"]
 
@@ -44,11 +43,11 @@ class Olmo2(Model):
     """See the module's text."""
 
     pairing = rope.HALVES
+    window_period = 4
 
     def __init__(self, file: GGUFFile) -> None:
         super().__init__(file)
         c, metadata = self.config, file.metadata
-        self.windows = layer_windows(metadata, c, period=4)
         local_base = metadata.number(f"{c.architecture}.rope.freq_base_swa", c.rope.freq_base, positive=True)
         self.local_frequencies, _ = rope.rope_frequencies(c.rope.rope_dim, local_base)
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.models.base import Model
-from densecore.models.config import MAX_CONTEXT
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
 
@@ -39,11 +37,6 @@ class Phi3(Model):
     """See the module's text."""
 
     pairing = rope.HALVES
-
-    def __init__(self, file: GGUFFile) -> None:
-        super().__init__(file)
-        key = f"{self.config.architecture}.attention.sliding_window"
-        self.window = file.metadata.integer(key, 0, minimum=0, maximum=MAX_CONTEXT)  # tokens; 0 is none
 
     def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
         c = self.config
@@ -75,7 +68,7 @@ class Phi3(Model):
         step.hook("v", v)
         step.rope(q, self.pairing)
         step.rope(k, self.pairing)
-        z = step.attention(q, k, v, self.attention_scale, self.window)  # (num_tokens, n_heads, head_dim)
+        z = step.attention(q, k, v, self.attention_scale, self.windows[step.layer])  # (num_tokens, n_heads, head_dim)
         step.hook("z", z)
         (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
         step.hook("attn_out", attn_out)

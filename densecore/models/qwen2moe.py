@@ -60,9 +60,9 @@ class Qwen2Moe(Model):
         q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
         return Layer(
             attn_norm=load.vector(f"{prefix}.attn_norm.weight", c.dim),
-            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim, bias=True),
-            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim, bias=True),
-            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim, bias=True),
+            attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
+            attn_k=load.linear(f"{prefix}.attn_k", kv_dim, c.dim),
+            attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
             attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
             ffn_norm=load.vector(f"{prefix}.ffn_norm.weight", c.dim),
             experts=load_expert_layer(load, prefix, c.dim, self.experts),
@@ -83,7 +83,7 @@ class Qwen2Moe(Model):
         step.hook("v", v)
         step.rope(q, self.pairing)
         step.rope(k, self.pairing)
-        z = step.attention(q, k, v, self.attention_scale)  # (num_tokens, n_heads, head_dim)
+        z = step.attention(q, k, v, self.attention_scale, self.windows[step.layer])  # (num_tokens, n_heads, head_dim)
         step.hook("z", z)
         (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
         step.hook("attn_out", attn_out)

@@ -74,7 +74,7 @@ class Qwen3Moe(Model):
         step.hook("v", v)
         step.rope(q, self.pairing)
         step.rope(k, self.pairing)
-        z = step.attention(q, k, v, self.attention_scale)  # (num_tokens, n_heads, head_dim)
+        z = step.attention(q, k, v, self.attention_scale, self.windows[step.layer])  # (num_tokens, n_heads, head_dim)
         step.hook("z", z)
         (attn_out,) = step.project(z.reshape(len(x), -1), w.attn_output)  # (num_tokens, dim)
         step.hook("attn_out", attn_out)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from densecore.kernels import activation, attention, lora, matmul, norm, quantize, rope
+from densecore.kernels import activation, attention, lora, matmul, norm, peaks, quantize, rope
 from densecore.kernels.formats import Q8
 from densecore.kernels.plan import Operation, Plan
 from densecore.models.adapters import AdapterSet
@@ -67,15 +67,17 @@ class Step:
         self.factors = adapters.factors if adapters is not None and batch.uses_adapters else {}
         self.row_adapters, self.row_scales = batch.adapters, batch.adapter_scales  # of the rows that are computed now
         self.adapted: set[str] = set()  # matrices that adapters have changed so far
+        self.product: np.ndarray | None = None  # what the last operation made, if that was a product with a matrix
         self.layer = 0
         self.rope_tables: list[tuple[np.ndarray, np.ndarray]] = []  # cos and sin, for `rope`
 
-    def run(self, operation: Operation, *arguments: Any, beside: bool = False) -> None:
-        """Run an operation, or record it; `beside` as in `Plan.add`."""
+    def run(self, operation: Operation, *arguments: Any, beside: bool = False, follows: bool = False) -> None:
+        """Run an operation, or record it; `beside` and `follows` as in `Plan.add`."""
+        self.product = None
         if self.plan is None:
             operation(*arguments)
         else:
-            self.plan.add(operation, *arguments, beside=beside)
+            self.plan.add(operation, *arguments, beside=beside, follows=follows)
 
     def hook_global(self, name: str, value: np.ndarray) -> None:
         """Let hooks see and change `value`, which belongs to no layer."""
@@ -86,6 +88,10 @@ class Step:
         """Let hooks see and change `value`, the activation at `point` of the current layer."""
         if self.hooks is not None:
             self.hooks.apply(f"blk.{self.layer}.{point}", value)
+
+    def hook_input(self, matrix: str, value: np.ndarray) -> None:
+        """Let hooks see and change `value`, what the matrix of this name gets to multiply."""
+        self.hook_global(input_name(matrix), value)
 
     def embed(self, weight: Linear) -> np.ndarray:
         """Rows of the embedding matrix: (num_tokens, dim)."""
@@ -136,7 +142,7 @@ class Step:
         """
         if self.hooks is not None:
             for name in dict.fromkeys(weight.whole or weight.name for weight in weights):
-                self.hooks.apply(input_name(name), x)
+                self.hook_input(name, x)
         operands = {group: self.activations(x, group) for group in sorted({weight.format.group for weight in weights})}
         outs = [self.workspace.array(weight.role, (len(x), weight.n_out)) for weight in weights]
         for i, (weight, out) in enumerate(zip(weights, outs, strict=True)):
@@ -164,6 +170,13 @@ class Step:
         """out (num_tokens, n_out) = what `activations` made, times a matrix; `beside` as in `Plan.add`."""
         fmt = weight.format
         self.run(matmul.matmul, fmt, fmt.type_size, weight.data, operand, out, beside=beside)
+        self.product = out
+
+    def peaks(self, logits: np.ndarray) -> np.ndarray:
+        """Peaks (num_logits, num_blocks) of logits (num_logits, n_vocab); while they are in cache, if just made."""
+        out = self.workspace.array("peaks", (len(logits), peaks.num_blocks(logits.shape[1])), np.int32)
+        self.run(peaks.block_peaks, logits, out, follows=logits is self.product)
+        return out
 
     def _low_rank(
         self, operation: Operation, x: np.ndarray, weight: Linear, *, beside: bool = False
@@ -189,6 +202,14 @@ class Step:
         shape, number = (self.batch.num_tokens, frequencies.size), len(self.rope_tables)
         cos, sin = (self.workspace.array(f"{name}.{number}", shape) for name in ("cos", "sin"))
         self.run(rope.rope_table, self.batch.positions, frequencies, magnitude, cos, sin)
+        self.rope_tables.append((cos, sin))
+
+    def prepare_rope_sets(self, frequencies: np.ndarray, magnitude: float) -> None:
+        """The same, with the frequencies (num_sets, rope_dim / 2) of each token's set."""
+        shape, number = (self.batch.num_tokens, frequencies.shape[1]), len(self.rope_tables)
+        cos, sin = (self.workspace.array(f"{name}.{number}", shape) for name in ("cos", "sin"))
+        batch = self.batch
+        self.run(rope.rope_table_of_sets, batch.positions, batch.rope_sets, frequencies, magnitude, cos, sin)
         self.rope_tables.append((cos, sin))
 
     def rope(self, x: np.ndarray, pairing: int, table: int = 0) -> None:

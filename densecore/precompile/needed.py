@@ -84,7 +84,8 @@ def _record_steps(model: Model, kv_cache_dtype: str) -> None:
     for num_tokens in NUM_TOKENS:
         batch = Batch.contiguous(np.zeros(num_tokens, np.int32), 0, num_blocks, BLOCK_SIZE)
         batch = replace(batch, logits_indices=batch.logits_indices[-1:])  # a large vocabulary's logits fill memory
-        model.record(batch.copy(), cache, Workspace(), _Calls())
+        for rope_set in {0, model.rope_set(model.config.context_length)}:
+            model.record(batch.with_rope_set(rope_set).copy(), cache, Workspace(), _Calls())
 
 
 def compile_parallel_kernels() -> int:

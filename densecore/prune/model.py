@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densecore.checks import instance, path
 from densecore.exceptions import InvalidConfigError
 from densecore.gguf import GGMLType, GGUFFile, GGUFWriter, TensorInfo
 from densecore.gguf.copy import copy_metadata
@@ -90,15 +90,15 @@ def prune_model(
     DenseCoreError
         The output cannot be written, such as for a full disk.
     """
-    config = PruneConfig() if config is None else config
+    config = PruneConfig() if config is None else instance("config", config, PruneConfig)
+    source, target = path("input_path", input_path), path("output_path", output_path)
     started = time.perf_counter()
     tell = _teller(verbose, progress)
-    path = Path(os.path.expanduser(os.fspath(input_path)))
-    with GGUFFile.open(path) as file:
+    with GGUFFile.open(source) as file:
         structure = Structure.read(file, whole_layers=config.strategy == "depth")
         importance = _importance(file, structure, config, calibration_text, threads, tell)
         kept = select(structure, importance, config)
-        writer = GGUFWriter(os.path.expanduser(os.fspath(output_path)), alignment=file.alignment)
+        writer = GGUFWriter(target, alignment=file.alignment)
         _add_metadata(file, writer, structure, kept)
         num_parameters = _add_tensors(file, writer, structure, kept, importance, tell)
         writer.write()

@@ -26,6 +26,7 @@ class Choice:
 
     tensor: TensorInfo
     type: GGMLType
+    is_output: bool = False  # it is what the model ends with
 
     @property
     def changes(self) -> bool:
@@ -39,7 +40,11 @@ def choose_types(file: GGUFFile, config: QuantConfig, *, has_imatrix: bool = Fal
     """
     tied = "output.weight" not in file.tensors
     choices = [
-        Choice(tensor, _type_of(file, tensor, config, tied=tied, has_imatrix=has_imatrix))
+        Choice(
+            tensor,
+            _type_of(file, tensor, config, tied=tied, has_imatrix=has_imatrix),
+            role_of(tensor.name, tied=tied) == "output",
+        )
         for tensor in file.tensors.values()
     ]
     again = [choice.tensor for choice in choices if choice.changes and choice.tensor.type not in FLOATS]

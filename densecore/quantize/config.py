@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from densecore.checks import flag, integer
+from densecore.checks import flag, instance, integer, path
 from densecore.exceptions import InvalidConfigError
 from densecore.quantize.mixes import ALIASES, MIXES, QUANTIZED_BLOCKS
 
@@ -56,6 +56,9 @@ class QuantConfig:
         if integer("block_size", self.block_size, 1) not in (32, own):
             allowed = "32" if own == 32 else f"32 or {own}"
             raise InvalidConfigError(f"block_size must be {allowed} for {name}, not {self.block_size}")
+        if self.imatrix is not None:
+            path("imatrix", self.imatrix)
+        instance("tensor_types", self.tensor_types, Mapping)
         self._set("tensor_types", {_pattern(key): _tensor_type(value) for key, value in self.tensor_types.items()})
         flag("allow_requantize", self.allow_requantize)
         flag("pure", self.pure)

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from densecore.checks import instance, path
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.gguf.copy import copy_metadata
 from densecore.kernels.threads import default_thread_count
 from densecore.quantize.choice import FLOATS, Choice, choose_types
 from densecore.quantize.config import QuantConfig
 from densecore.quantize.imatrix_file import ImportanceMatrix
+from densecore.quantize.inputs import Inputs
 from densecore.quantize.mixes import MIXES
 from densecore.quantize.tensor import Errors, quantized_strips
 
@@ -98,16 +100,18 @@ def quantize_model(
         The input is missing or broken, has weights that are not finite, or types that cannot be read; or the
         importance matrix is, or belongs to another model.
     InvalidConfigError
-        The input is quantized already and `config` does not allow to do that again.
+        The input is quantized already and `config` does not allow to do that again; or arguments are of other kinds.
     DenseCoreError
         The output cannot be written, such as for a full disk.
     """
-    config = QuantConfig() if config is None else config
+    config = QuantConfig() if config is None else instance("config", config, QuantConfig)
+    source, target = path("input_path", input_path), path("output_path", output_path)
     started = time.perf_counter()
     matrix = None if config.imatrix is None else ImportanceMatrix.open(config.imatrix)
-    with GGUFFile.open(os.path.expanduser(os.fspath(input_path))) as file:
+    with GGUFFile.open(source) as file:
+        file.metadata.string("general.architecture")  # without it, it is no model
         choices = choose_types(file, config, has_imatrix=matrix is not None)
-        writer = GGUFWriter(os.path.expanduser(os.fspath(output_path)), alignment=file.alignment)
+        writer = GGUFWriter(target, alignment=file.alignment)
         _add_metadata(file, writer, config, choices, matrix)
         results: list[TensorResult] = []
         num_threads = config.threads or default_thread_count()
@@ -146,8 +150,8 @@ class _Run:
         """The bytes of a tensor as they are to be written; its result is noted in the end."""
         tensor, kind, errors = choice.tensor, choice.type, Errors()
         if choice.changes:
-            importance = None if self.matrix is None else self.matrix.of(tensor)
-            yield from quantized_strips(self.file, tensor, kind, importance, errors, self.pool, self.num_threads)
+            inputs = Inputs.of(self.matrix, tensor, kind, is_output=choice.is_output)
+            yield from quantized_strips(self.file, tensor, kind, inputs, errors, self.pool, self.num_threads)
         else:
             data = self.file.tensor_data(tensor.name)
             for start in range(0, data.size, _PIECE):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from densecore.kernels.peaks import NO_PEAKS
 from densecore.kernels.plan import Plan
 from densecore.kernels.sampling import Edits, Settings, Workspace, sample
 from densecore.kernels.sampling_rows import DRAW, pack_draws, sample_rows
@@ -28,6 +29,7 @@ class Draw(NamedTuple):
     """What the fast path draws one token from: the arguments of densecore.kernels.sampling.sample, and an address."""
 
     logits: np.ndarray  # (n_vocab,) float32
+    peaks: np.ndarray  # (num_blocks,) int32, or none
     settings: Settings
     edits: Edits
     n_edits: int
@@ -36,13 +38,18 @@ class Draw(NamedTuple):
 
 
 def sample_batch(
-    samplers: Sequence[Sampler], logits: np.ndarray | Sequence[np.ndarray], num_workers: int = 1
+    samplers: Sequence[Sampler],
+    logits: np.ndarray | Sequence[np.ndarray],
+    num_workers: int = 1,
+    peaks: np.ndarray | Sequence[np.ndarray] | None = None,
 ) -> list[int | Exception]:
     """The next token of each sampler from its row (n_vocab,) of logits, or why there is none.
 
+    peaks : a row (num_blocks,) for each row of logits, see densecore.kernels.peaks, if they are known
     num_workers : threads of the pool; they change how long it takes, and nothing else
     """
-    prepared = [_attempt(sampler.prepare, row) for sampler, row in zip(samplers, logits, strict=True)]
+    known = [NO_PEAKS] * len(samplers) if peaks is None else peaks
+    prepared = [_attempt(sampler.prepare, *rows) for sampler, *rows in zip(samplers, logits, known, strict=True)]
     drawn = iter(_draw([step for step in prepared if isinstance(step, Draw)], num_workers))
     results: list[int | Exception] = []
     for sampler, row, step in zip(samplers, logits, prepared, strict=True):
@@ -70,7 +77,7 @@ def _draw(draws: list[Draw], num_workers: int) -> list[int]:
     if len(draws) == 1:  # to wake the pool takes longer than the row
         (draw,) = draws
         work = _workspace(draw.logits.size)
-        return [int(sample(draw.logits, work, draw.settings, draw.edits, draw.n_edits, draw.u))]
+        return [int(sample(draw.logits, draw.peaks, work, draw.settings, draw.edits, draw.n_edits, draw.u))]
     return _rows_plan(len(draws), draws[0].logits.size, max(1, min(num_workers, len(draws)))).run(draws)
 
 
@@ -94,6 +101,7 @@ class _RowsPlan:
         pack_draws(
             self.packed,
             [draw.logits for draw in draws],
+            [draw.peaks for draw in draws],
             [draw.addresses for draw in draws],
             [draw.n_edits for draw in draws],
             [draw.u for draw in draws],

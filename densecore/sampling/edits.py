@@ -1,4 +1,4 @@
-"""Which tokens of a request have their logits changed: bias, and what the penalties need to know."""
+"""Which tokens of a request have their logits changed: bias, what may not be drawn, what the penalties need to know."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class EditTable:
 
     def __init__(self, n_vocab: int, logit_bias: Mapping[int, float]) -> None:
         self.n_vocab = n_vocab
+        self._logit_bias = logit_bias
         self._grow(None, max(_FIRST_CAPACITY, len(logit_bias)))
         self._rows: dict[int, int] = {}
         for token_id, bias in logit_bias.items():
@@ -43,6 +44,16 @@ class EditTable:
     def __len__(self) -> int:
         """Number of rows of `edits` that count."""
         return len(self._rows)
+
+    def forbid(self, token_ids: Iterable[int]) -> None:
+        """Mask tokens, until they are allowed again."""
+        for token_id in token_ids:
+            self.edits.bias[self._row(token_id, "the vocabulary")] = -np.inf
+
+    def allow(self, token_ids: Iterable[int]) -> None:
+        """Give tokens the bias that they had before they were forbidden."""
+        for token_id in token_ids:
+            self.edits.bias[self._row(token_id, "the vocabulary")] = self._logit_bias.get(token_id, 0.0)
 
     def see_prompt(self, token_ids: Iterable[int]) -> None:
         """Take note of the prompt's tokens."""

@@ -31,9 +31,10 @@ COMPILE_SECONDS = 10.0
 _STACK_BYTES = 2**28  # reserved, not used: 100,000 characters of references to references need a quarter of it
 _NUM_KEPT = 32  # compiled grammars, the least recently used of which goes first
 _NUM_COMPILING = 4  # threads at once
-# As in llama.cpp's grammar for JSON: a small model can write white space for ever.
+# A small model can write white space for ever. Printers put a space between two tokens, or a line break and what
+# indents the next line; without line breaks a model that writes an item a line could not say that one is the last.
 _JSON_OPTIONS = {
-    "whitespace_pattern": r" |\n{1,2}[ \t]{0,20}",
+    "whitespace_pattern": r" |\n( {0,20}|\t{0,8})",
     "whitespace_flexible": True,
     "coerce_one_of": False,
     "lenient": False,

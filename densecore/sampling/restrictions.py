@@ -69,7 +69,7 @@ def forbid(logits: np.ndarray, forbidden: np.ndarray) -> None:
 
 
 class Restrictions:
-    """All that restricts one request."""
+    """What restricts one request in a way that depends on its text."""
 
     def __init__(self, config: GenerationConfig, vocabulary: Vocabulary) -> None:
         self._eog_ids = sorted(vocabulary.eog_ids)
@@ -82,12 +82,12 @@ class Restrictions:
         if self._constraint is not None:
             forbid(logits, self._constraint.forbidden(len(logits)))
         logits[self._bad_words.banned(token_ids)] = -np.inf
-        if self._ignore_eos or num_output < self._min_tokens:
+        if self._constraint is not None and (self._ignore_eos or num_output < self._min_tokens):
             self._forbid_end(logits)
 
     def _forbid_end(self, logits: np.ndarray) -> None:
         """No end of generation, unless the grammar leaves nothing else."""
         ends = logits[self._eog_ids]
         logits[self._eog_ids] = -np.inf
-        if self._constraint is not None and not (logits > -np.inf).any():
+        if not (logits > -np.inf).any():
             logits[self._eog_ids] = ends

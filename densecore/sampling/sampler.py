@@ -4,7 +4,7 @@ The order of operations, and why:
 
 1. **Logits processors** of the user see what the model computed, and what they do is not undone.
 2. **Restrictions**: what a grammar, bad words, `ignore_eos` or `min_tokens` forbid gets the logit -inf, so that nothing
-   that follows counts it.
+   that follows counts it. The ends of generation are few, and known before: without a grammar they have a bias of -inf.
 3. **Logit bias** (``logit_bias``) speaks of raw logits, so it comes before anything that depends on them.
 4. **Repetition penalty** (CTRL, Keskar et al. 2019; tokens of prompt and output): positive logits are divided by it,
    negative ones multiplied. It looks at a logit's sign, so it must come before the subtractions that move it.
@@ -32,6 +32,7 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
+from densecore.kernels.peaks import NO_PEAKS
 from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, edit_ref
 from densecore.sampling.batch import Draw, sample_batch
 from densecore.sampling.dry import Dry
@@ -105,9 +106,11 @@ class Sampler:
     def _set_up_rare_steps(self, config: GenerationConfig, vocabulary: Vocabulary) -> None:
         """Those that most requests do without; None stands for them there."""
         self.constraint = vocabulary.constraint
-        ends_later = (config.ignore_eos or config.min_tokens > 0) and vocabulary.eog_ids
-        restricted = vocabulary.bad_words or self.constraint is not None or ends_later
+        restricted = vocabulary.bad_words or self.constraint is not None
         self._restrictions = Restrictions(config, vocabulary) if restricted else None
+        self._eog_ids = vocabulary.eog_ids
+        if self.constraint is None and (config.ignore_eos or config.min_tokens > 0):
+            self._table.forbid(self._eog_ids)
         self._dry = Dry(config, vocabulary.is_breaker) if config.dry_multiplier > 0 else None
         self._mirostat: Mirostat | None = None
         self._filters: Filters | None = None
@@ -127,13 +130,17 @@ class Sampler:
             raise result
         return result
 
-    def prepare(self, logits: np.ndarray) -> Draw | int:
-        """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy."""
+    def prepare(self, logits: np.ndarray, peaks: np.ndarray = NO_PEAKS) -> Draw | int:
+        """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy.
+
+        peaks : (num_blocks,) of these logits, if they are known
+        """
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
         logits = np.ascontiguousarray(logits, np.float32)
         u = uniform(self.seed, self.num_output) if self._settings.temperature > 0 else 0.0  # greedy: not used
-        return self._draw(self._allowed(logits), u)
+        allowed = self._allowed(logits)
+        return self._draw(allowed, peaks if allowed is logits else NO_PEAKS, u)
 
     def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
         """The second half: `accept` the token that was drawn from logits, or raise what its error code says.
@@ -155,6 +162,8 @@ class Sampler:
         """
         self.num_output += 1
         self._token_ids.append(token_id)
+        if self.num_output == self._config.min_tokens and self.constraint is None and not self._config.ignore_eos:
+            self._table.allow(self._eog_ids)
         if self._has_penalties:
             self._table.see_output(token_id)
         if self.constraint is not None:
@@ -173,12 +182,13 @@ class Sampler:
             self._restrictions.apply(logits, self._token_ids, self.num_output)
         return logits
 
-    def _draw(self, logits: np.ndarray, u: float) -> Draw | int:
+    def _draw(self, logits: np.ndarray, peaks: np.ndarray, u: float) -> Draw | int:
         table = self._table
         if self._dry is None and self._filters is None and self._mirostat is None:
-            return Draw(logits, self._settings, table.edits, len(table), u, table.addresses)
+            return Draw(logits, peaks, self._settings, table.edits, len(table), u, table.addresses)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
+        self._check(scores)  # the end of generation may have been all that was left
         if self._dry is not None:
             for token_id, penalty in self._dry.penalties(self._token_ids).items():
                 scores[token_id] -= np.float32(penalty)
@@ -186,7 +196,7 @@ class Sampler:
             return self._mirostat.draw(scores, u)
         if self._filters is not None:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return Draw(scores, self._settings, table.edits, 0, u, table.addresses)
+        return Draw(scores, NO_PEAKS, self._settings, table.edits, 0, u, table.addresses)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""

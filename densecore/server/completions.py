@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from densecore.llm import AsyncTextStream, DenseCore, GenerationResult, TokenLogprob
+from densecore.llm import DenseCore, GenerationResult, TextPiece, TokenLogprob
 from densecore.server.answers import completion_logprobs, head, token_name, usage
 from densecore.server.body import reads
 from densecore.server.documentation import STREAMS, describes
 from densecore.server.errors import bad_request, context_exceeded
 from densecore.server.generation import completion_config, for_answer
 from densecore.server.prompting import checked_length
-from densecore.server.records import RequestRecord
 from densecore.server.schemas import MAX_PROMPTS, CompletionRequest
-from densecore.server.service import (
-    Service,
-    checked,
-    collect,
-    error_of,
-    open_streams,
-    record_of,
-    service_of,
-    until_disconnected,
-)
-from densecore.server.sse import DONE, PING, EventStream, frame, merged
+from densecore.server.service import Service, collect, open_streams, record_of, service_of, until_disconnected
+from densecore.server.sse import EventStream, TextFrame, frame
+from densecore.server.streaming import frames
 
 __all__ = ["router"]
 
@@ -64,9 +56,9 @@ async def completions(
         number = 0 if request.max_tokens == 0 else request.n or 1
         wanted = [(prompt.ids, for_answer(config, index)) for prompt in prompts for index in range(number)]
         streams = await open_streams(model, wanted, resources)
-        answer = _Answer(service, model, request, prompts, streams, entry.name)
+        answer = _Answer(model, request, prompts, len(streams), entry.name)
         if request.stream:
-            return EventStream(answer.frames(record), resources.pop_all())
+            return EventStream(frames(answer, streams, service, record), resources.pop_all())
         record.results = await until_disconnected(http, collect(streams, record))
         return JSONResponse(answer.whole(record.results))
 
@@ -131,28 +123,22 @@ class _Answer:
     """The answer to a request, whole or in chunks. Choice i continues prompt i // n."""
 
     def __init__(
-        self,
-        service: Service,
-        model: DenseCore,
-        request: CompletionRequest,
-        prompts: Sequence[_Prompt],
-        streams: Sequence[AsyncTextStream],
-        name: str,
+        self, model: DenseCore, request: CompletionRequest, prompts: Sequence[_Prompt], num_streams: int, name: str
     ) -> None:
-        self._service, self._model, self._request = service, model, request
-        self._prompts, self._streams = prompts, streams
+        self._model, self._request, self._prompts = model, request, prompts
         self._number = request.n or 1
         self._head = head("cmpl", "text_completion", name)
         self._wants_usage = bool(request.stream_options and request.stream_options.include_usage)
-        self._num_sent = [0] * len(streams)  # log-probabilities
-        self._widths = [0] * len(streams)  # characters of the tokens that these are of
+        self._num_sent = [0] * num_streams  # log-probabilities
+        self._widths = [0] * num_streams  # characters of the tokens that these are of
+        self._text = [TextFrame(partial(self._plain, index)) for index in range(num_streams)]
 
     def _prompt_of(self, index: int) -> _Prompt:
         return self._prompts[index // self._number]
 
     def whole(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
         """Without a stream."""
-        if not self._streams:
+        if not self._text:  # nothing but echoes
             choices = [self._echoed(index, "length") for index in range(len(self._prompts) * self._number)]
         else:
             choices = [self._choice(index, result) for index, result in enumerate(results)]
@@ -190,34 +176,25 @@ class _Answer:
         num_tokens = sum(len(prompt.ids) for prompt in self._prompts)
         return {"prompt_tokens": num_tokens, "completion_tokens": 0, "total_tokens": num_tokens}
 
-    async def frames(self, record: RequestRecord) -> AsyncIterator[bytes]:
-        """The chunks of a stream."""
+    # In chunks: what `streaming.frames` asks for.
+
+    def begin(self) -> Iterator[bytes]:
         if self._request.echo:
             for index in range(len(self._prompts) * self._number):
-                yield self._chunk(self._echoed(index, None if self._streams else "length"))
-        results: dict[int, GenerationResult] = {}
-        try:
-            async for event in merged(self._streams, self._service.settings.ping_seconds):
-                if event is None:
-                    yield PING
-                    continue
-                index, piece = event
-                if piece is not None:
-                    record.token_sent()
-                    yield self._chunk(self._part(index, piece.text, piece.logprobs, None))
-                    continue
-                results[index] = checked(self._streams[index])
-                rest = (results[index].logprobs or [])[self._num_sent[index] :]
-                yield self._chunk(self._part(index, "", rest, results[index].finish_reason))
-        except Exception as error:
-            body = error_of(error, self._service)
-            record.error = body["error"]["code"] or body["error"]["type"]
-            yield frame(body)
-            return
-        record.results = [results[index] for index in sorted(results)]
+                yield self._chunk(self._echoed(index, None if self._text else "length"))
+
+    def piece(self, index: int, piece: TextPiece) -> list[bytes]:
+        if not piece.logprobs:
+            return [self._text[index](piece.text)]
+        return [self._chunk(self._part(index, piece.text, piece.logprobs, None))]
+
+    def end(self, index: int, result: GenerationResult) -> list[bytes]:
+        rest = (result.logprobs or [])[self._num_sent[index] :]
+        return [self._chunk(self._part(index, "", rest, result.finish_reason))]
+
+    def usage(self, results: Sequence[GenerationResult]) -> Iterator[bytes]:
         if self._wants_usage:
-            yield frame({**self._head, "choices": [], "usage": self._usage(record.results)})
-        yield DONE
+            yield frame({**self._head, "choices": [], "usage": self._usage(results)})
 
     def _part(self, index: int, text: str, entries: Sequence[TokenLogprob], reason: str | None) -> dict[str, Any]:
         """A piece of a choice, with the tokens that it is made of if they are wanted."""
@@ -230,6 +207,12 @@ class _Answer:
         self._widths[index] += sum(width for _, width, _ in scored)
         return self._shape(index, text, scored, offset, reason)
 
+    def _plain(self, index: int, text: str) -> dict[str, Any]:
+        return self._in_chunk(self._shape(index, text, None, 0, None))
+
     def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return frame(self._in_chunk(choice))
+
+    def _in_chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._head, "choices": [choice]}
-        return frame(chunk | {"usage": None} if self._wants_usage else chunk)
+        return chunk | {"usage": None} if self._wants_usage else chunk

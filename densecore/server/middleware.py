@@ -17,6 +17,7 @@ from densecore.server.probes import OPEN_PATHS
 from densecore.server.rate_limit import RateLimiter
 from densecore.server.records import RequestRecord
 from densecore.server.service import Service
+from densecore.server.slow_clients import reading_client
 
 if TYPE_CHECKING:
     from densecore.server.tracing import Tracing
@@ -62,7 +63,7 @@ class Gate:
         if record.generates:
             self._service.metrics.begin()
         try:
-            await self._guarded(scope, _receiver(receive, record), self._sender(send, record), headers, record)
+            await self._guarded(scope, _receiver(receive, record), _sender(send, record), headers, record)
         finally:
             if record.generates:
                 self._service.metrics.end(record)
@@ -76,7 +77,8 @@ class Gate:
         """Let the request in, or answer it with the error; whatever the application raises is an answer, too."""
         try:
             self._check(scope, headers)
-            await self._app(scope, receive, send)
+            async with reading_client(send, self._service.settings.send_timeout, record) as send_in_time:
+                await self._app(scope, receive, send_in_time)
         except asyncio.CancelledError:
             record.cancelled = True
             raise
@@ -106,24 +108,19 @@ class Gate:
                 message = f"More than {settings.rate_limit_rps:g} requests a second; try again in {wait:.1f} s"
                 raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
 
-    def _sender(self, send: Send, record: RequestRecord) -> Send:
-        """Sends what the application sends, with the request's id; a client that reads nothing for long is given up."""
-        seconds = self._service.settings.send_timeout
 
-        async def send_message(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                added = [(b"x-request-id", record.request_id.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message.get("headers", []), *added]
-            try:
-                async with asyncio.timeout(seconds):
-                    await send(message)
-            except TimeoutError:
-                record.cancelled = True
-                raise ApiError(499, f"the client has read nothing for {seconds:g} s") from None
-            record.complete = message["type"] == "http.response.body" and not message.get("more_body")
+def _sender(send: Send, record: RequestRecord) -> Send:
+    """Sends what the application sends, with the request's id."""
 
-        return send_message
+    async def send_message(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            record.status = message["status"]
+            added = [(b"x-request-id", record.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+            message["headers"] = [*message.get("headers", []), *added]
+        await send(message)
+        record.complete = message["type"] == "http.response.body" and not message.get("more_body")
+
+    return send_message
 
 
 def _receiver(receive: Receive, record: RequestRecord) -> Receive:

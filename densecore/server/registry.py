@@ -97,6 +97,7 @@ class ModelRegistry:
         self._load, self._max_loaded, self._on_unload = load, max_loaded, on_unload
         self.started: set[str] = set()  # names of models that have been loaded once
         self._tasks: set[asyncio.Task] = set()
+        self.on_change: Callable[[], object] = lambda: None  # called when a model has come or gone
 
     def start(self) -> None:
         """Begin to load the first model."""
@@ -149,6 +150,7 @@ class ModelRegistry:
         if entry.active and not force:
             raise ApiError(409, f"The model {entry.name!r} works on {entry.active} requests; force ends them")
         await self._close(entry)
+        self.on_change()
         return True
 
     async def close(self) -> None:
@@ -180,6 +182,7 @@ class ModelRegistry:
         try:
             await self._make_room()
             entry.model = await _in_thread(lambda: self._load(entry))
+            self.on_change()
         except Exception as error:
             entry.state, entry.error = "failed", str(error) or type(error).__name__
             logger.error("model %s cannot be loaded: %s", entry.name, entry.error)
@@ -195,6 +198,7 @@ class ModelRegistry:
             if not idle:
                 raise RuntimeError("all models that are loaded are in use")
             await self._close(min(idle, key=lambda entry: entry.last_used))
+            self.on_change()  # so that there is room for the next
 
     async def _close(self, entry: ModelEntry) -> None:
         model, entry.model, entry.state = entry.model, None, "unloaded"

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from densecore.server.garbage import settle
 from densecore.server.service import Service
 from densecore.server.settings import ServerSettings
 
@@ -23,7 +24,8 @@ POLL_SECONDS = 0.05
 
 
 def serve(app: FastAPI, settings: ServerSettings) -> int:
-    """Serve until a signal; the exit status: 0 after SIGTERM, 130 after Ctrl-C."""
+    """Serve until a signal; the exit status: 0 after SIGTERM, 130 after Ctrl-C. The process is the server's own."""
+    app.state.service.registry.on_change = settle
     server = Server(app, settings)
     server.run(sockets=[listen(settings.host, settings.port)])
     return 130 if server.signal == signal.SIGINT else 0

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from densecore.llm import AsyncTextStream, TextPiece
-
-__all__ = ["DONE", "PING", "EventStream", "frame", "merged"]
+__all__ = ["DONE", "PING", "EventStream", "TextFrame", "frame"]
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -40,54 +36,15 @@ def frame(value: Mapping[str, Any]) -> bytes:
     return b"data: " + _encode(value).encode() + b"\n\n"
 
 
-async def merged(
-    streams: Sequence[AsyncTextStream], ping_seconds: float
-) -> AsyncIterator[tuple[int, TextPiece | None] | None]:
-    """Pieces of several streams as they come, as (index, piece); (index, None) is the end of one, which has its result.
+class TextFrame:
+    """Events that differ in one text alone: what stands around it is encoded once.
 
-    None alone: nothing has come for `ping_seconds`. The first error is raised.
-    """
-    events: asyncio.Queue[tuple[int, Any] | None] = asyncio.Queue()
-
-    def put(index: int, event: Any) -> None:
-        events.put_nowait((index, event))
-
-    for index, stream in enumerate(streams):
-        stream.redirect(functools.partial(put, index))
-    running = len(streams)
-    with _Pings(ping_seconds, lambda: events.put_nowait(None)) as pings:
-        while running:
-            event = await events.get()
-            if event is None:
-                yield None
-                continue
-            pings.last = pings.loop.time()
-            piece = streams[event[0]].take(event[1])
-            running -= piece is None
-            yield event[0], piece
-
-
-class _Pings:
-    """Calls `ping` whenever nothing has happened for `seconds`; a timer a piece of text would cost more than the text.
-
-    last : when something happened, by the loop's clock
+    shape : makes the object of a text, which is the last string in it
     """
 
-    def __init__(self, seconds: float, ping: Callable[[], None]) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.last = self.loop.time()
-        self._seconds, self._ping = seconds, ping
+    def __init__(self, shape: Callable[[str], Mapping[str, Any]]) -> None:
+        self._before, _, self._after = frame(shape("TEXT")).rpartition(b'"TEXT"')
 
-    def __enter__(self) -> _Pings:
-        self._timer = self.loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        now = self.loop.time()
-        if now - self.last >= self._seconds:
-            self.last = now
-            self._ping()
-        self._timer = self.loop.call_at(self.last + self._seconds, self._look)
+    def __call__(self, text: str) -> bytes:
+        """What `frame` makes of the object of `text`."""
+        return self._before + _encode(text).encode() + self._after

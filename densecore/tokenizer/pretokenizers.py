@@ -51,6 +51,7 @@ class PreTokenizer:
         ignore_merges: a piece that is a token as a whole becomes that token, whatever the merges say.
         add_bos: whether BOS is added where the file does not say.
         byte_level: text is written in characters that stand for bytes; else as it is, with U+2581 for spaces.
+        drops_spaces: white space only separates words, and becomes no token; lower case where the file asks for it.
         split_first: a cut before the first pattern that a regular expression cannot make in linear time.
     """
 
@@ -58,6 +59,7 @@ class PreTokenizer:
     ignore_merges: bool = False
     add_bos: bool = False
     byte_level: bool = True
+    drops_spaces: bool = False
     split_first: Callable[[str], list[str]] | None = field(default=None, repr=False)
 
 
@@ -210,7 +212,8 @@ def _table() -> Iterator[tuple[tuple[str, ...], PreTokenizer]]:
     yield ("bailingmoe", "bailingmoe2", "llada-moe"), PreTokenizer((_BAILING,))
     yield ("exaone-moe",), PreTokenizer((_EXAONE_MOE,))
     yield ("laguna",), PreTokenizer((_LINES, _QWEN2))
-    yield ("gemma4", "granite-embed-multi-311m"), PreTokenizer((_LINES,), byte_level=False)
+    yield ("gemma4", "granite-embed-multi-311m", "sarvam-moe"), PreTokenizer((_LINES,), byte_level=False)
+    yield ("whitespace",), PreTokenizer((r"\s+",), byte_level=False, drops_spaces=True)
     yield ("bloom", "poro-chat", "gpt3-finnish"), PreTokenizer((_BLOOM,))
     yield ("viking",), PreTokenizer((_BLOOM, r"\p{N}"))
     yield (

@@ -1,7 +1,8 @@
 """Byte-pair merges over characters: the tokenizer of Gemma 4, a ``gpt2`` vocabulary without a byte-level alphabet.
 
 Spaces are written as U+2581, text is cut into lines only, and what the vocabulary lacks is written in bytes,
-``<0xNN>``. Source: the published ``tokenizer.json`` of Gemma 4.
+``<0xNN>``. Source: the published ``tokenizer.json`` of Gemma 4. The rule ``whitespace``, that of Jina's embeddings for
+Chinese, drops white space instead, and may ask for lower case.
 """
 
 from __future__ import annotations
@@ -37,12 +38,19 @@ class RawBPEBackend(GGUFBackend):
         except Exception as error:  # the library has no narrower class
             raise vocabulary.error("merges", "do not fit the tokens", "pairs of tokens that make a token") from error
         self._pipeline = Pipeline(model)
-        cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+        behavior = "removed" if rule.drops_spaces else "isolated"
+        cuts = [pre_tokenizers.Split(Regex(pattern), behavior) for pattern in rule.patterns]
         self._pipeline.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+        self._drops_spaces = rule.drops_spaces
+        self._lowercase = vocabulary.metadata.boolean("tokenizer.ggml.normalizer.lowercase", False)
 
     def encode_words(self, text: str) -> list[int]:
         """Ids of `text`."""
-        return run(self._pipeline, text.replace(" ", SPACE))
+        if not self._drops_spaces:
+            text = text.replace(" ", SPACE)
+        elif self._lowercase:
+            text = text.lower()
+        return run(self._pipeline, text)
 
     def piece(self, token_id: int) -> bytes:
         """Bytes of a token; user-defined ones are written as they are."""

@@ -111,7 +111,7 @@ def test_json(source, text):
         ({"num_key_value_heads": 3}, "a divisor of num_attention_heads = 4"),
         ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x'; allowed: a finite number"),
         ({"rope_parameters": {"rope_type": "magic"}}, "rope_parameters.rope_type is 'magic'; allowed: default, linear"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "factor is missing"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "factor is missing"),
         ({"rope_parameters": 5}, "rope_parameters is 5; allowed: an object"),
         ({"vocab_size": 100}, r"lm_head.weight' has shape \[288, 64\]; allowed: \[100, 64\]"),
         ({"architectures": ["NewForCausalLM"]}, "architectures is 'NewForCausalLM', which is not supported"),

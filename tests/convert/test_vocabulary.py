@@ -180,3 +180,18 @@ def test_tokens_that_take_white_space(tmp_path):
     named = convert_checkpoint(path.parent / "source", tmp_path / "named.gguf", name="My Phi-3")
     text = "<|user|>\n hi"
     assert GGUFTokenizer.from_gguf(named).encode(text, parse_special=True) == pipeline.encode(text).ids
+
+
+def test_embedding_models_end_texts_with_a_token_of_their_own(tmp_path):
+    """As Qwen3-Embedding's tokenizer does, whose EOS is that of answers; a model that answers keeps it, and warns."""
+    pipeline, settings = bpe()
+    end = pipeline.token_to_id("<|bos|>")
+    pipeline.post_processor = processors.TemplateProcessing("$A <|bos|>", "$A $B", special_tokens=[("<|bos|>", end)])
+    settings = {"eos_token": "<|end|>"}
+    with pytest.warns(RuntimeWarning, match=f"token {end} is put after a text, which is not EOS"):
+        path = converted(tmp_path, pipeline, settings)
+    source = path.parent / "source"
+    (source / "modules.json").write_text("[]")
+    embedding = convert_checkpoint(source, tmp_path / "embedding.gguf")
+    assert GGUFTokenizer.from_gguf(path).encode("a", add_special=True) == pipeline.encode("a").ids[:-1]
+    assert GGUFTokenizer.from_gguf(embedding).encode("a", add_special=True) == pipeline.encode("a").ids

@@ -55,10 +55,10 @@ def record_logits(model: DenseCore) -> Logits:
     seen: Logits = defaultdict(list)
     sample = model._engine._sample
 
-    def recording(batch, logits):
-        sampled, first = sample(batch, logits), 0
+    def recording(batch, outputs):
+        sampled, first = sample(batch, outputs), 0
         for entry, results in zip(batch, sampled, strict=True):
-            seen[entry.sequence.seq_id] += [zlib.crc32(row) for row in logits[first : first + len(results)]]
+            seen[entry.sequence.seq_id] += [zlib.crc32(row) for row in outputs.logits[first : first + len(results)]]
             first += entry.num_logits
         return sampled
 

@@ -50,6 +50,45 @@ def test_a_shorter_interval_is_left_alone(thread):
     assert thread.call(sys.getswitchinterval) == pytest.approx(1e-5)
 
 
+class Steps:
+    """Has work for `left` steps, each of which defers a call, and lets those of the step before run in its middle."""
+
+    def __init__(self, thread: KernelThread, left: int) -> None:
+        self.thread, self.left, self.seen, self.done = thread, left, [], threading.Event()
+
+    def step(self) -> bool:
+        number = self.left
+        self.left -= 1
+        self.thread.run_deferred()
+        self.seen.append(f"step {number}")
+        self.thread.defer(lambda: 1 / 0)
+        self.thread.defer(lambda: self.seen.append(f"deferred by {number}"))
+        if not self.left:
+            self.thread.defer(self.done.set)
+        return self.left > 0
+
+
+def test_deferred_calls_run_in_the_next_step_or_after_the_last(thread, caplog):
+    steps = Steps(thread, 2)
+    thread.wake(steps)
+    assert steps.done.wait(10)
+    assert steps.seen == ["step 2", "deferred by 2", "step 1", "deferred by 1"]
+    assert [record.getMessage() for record in caplog.records] == 2 * ["a deferred call failed"]
+
+
+def test_deferred_calls_run_before_and_after_calls(thread):
+    seen: list[str] = []
+
+    def work() -> None:
+        thread.defer(lambda: seen.append("deferred"))
+        seen.append("call")
+
+    thread.call(work)
+    thread.call(lambda: None)  # a call ends before what it deferred begins
+    thread.call(lambda: seen.append("another"))
+    assert seen == ["call", "deferred", "another"]
+
+
 def test_a_busy_python_thread_does_not_hold_it_up(thread):
     """Twenty calls that let go of the lock, each of which needs it again afterwards."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from densecore.exceptions import DenseCoreError, InvalidConfigError
 from densecore.gguf import GGMLType, GGUFFile, GGUFWriter
+from densecore.gguf.temporary import claim
 from densecore.gguf.types import ValueType
 from tests.gguf.test_reader import assert_same_as_oracle
 from tests.gguf_factory import make_model
@@ -242,3 +243,27 @@ def test_folder_that_cannot_be_written_is_a_clean_error(tmp_path):
     for path in (tmp_path / "missing" / "m.gguf", tmp_path / "file" / "m.gguf", tmp_path / ("n" * 250)):
         with pytest.raises(DenseCoreError, match="cannot write the file"):
             GGUFWriter(path).write()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is locked there")
+def test_what_killed_processes_left_is_removed(tmp_path):
+    """Not what is locked, is young, or has another name."""
+    killed, written, young, other = (
+        tmp_path / name
+        for name in (
+            ".m.gguf.0123abcd.tmp",
+            ".m.gguf.0123abce.tmp",
+            ".m.gguf.0123abcf.tmp",
+            ".mm.gguf.0123abcd.tmp",
+        )
+    )
+    for path in (killed, written, young, other):
+        path.write_bytes(b"half")
+        if path is not young:
+            os.utime(path, (1, 1))
+    with open(written, "rb+") as file:
+        claim(file)
+        GGUFWriter(tmp_path / "m.gguf").write()
+        assert {path.name for path in tmp_path.iterdir()} == {"m.gguf", written.name, young.name, other.name}
+    GGUFWriter(tmp_path / "m.gguf").write()
+    assert not written.exists()

@@ -8,7 +8,8 @@ import pytest
 from gguf import quants
 
 from densecore.kernels.formats import FORMATS
-from densecore.kernels.quantizers import QUANTIZERS
+from densecore.kernels.moments import add_products, add_products_ref
+from densecore.kernels.quantizers import QUANTIZERS, InputMoments, input_moments
 
 # Root mean square errors on a million Gaussian weights by ggml's own quantizers, for types that the gguf package does
 # not quantize.
@@ -24,11 +25,11 @@ GGML_ERRORS = {
 QUANTIZED = [name for name in QUANTIZERS if FORMATS[name].qk > 1]
 
 
-def quantize(name: str, x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+def quantize(name: str, x: np.ndarray, w: np.ndarray | None = None, moments: InputMoments | None = None) -> np.ndarray:
     """x, quantized and read back by the gguf package."""
     qk = FORMATS[name].qk
     w = np.ones_like(x) if w is None else w
-    blocks, error = QUANTIZERS[name](x.reshape(-1, qk), w.reshape(-1, qk))
+    blocks, error = QUANTIZERS[name](x.reshape(-1, qk), w.reshape(-1, qk), moments)
     assert blocks.dtype == np.uint8
     assert blocks.shape == (x.size // qk, FORMATS[name].type_size)
     back = quants.dequantize(blocks, gguf.GGMLQuantizationType[name]).reshape(x.shape)
@@ -102,3 +103,60 @@ def test_scale_is_nearly_the_best_there_is() -> None:
     best = np.square(x - scales * np.clip(np.rint(x / scales), -8, 7)).sum(2).min(0)
     found = np.square(quantize("Q4_0", x) - x).sum(1)
     assert found.sum() <= 1.02 * best.sum()
+
+
+# ------------------------------------------------------------------------------------------ inputs that go together
+
+
+def mean_products(rng: np.random.Generator, n_blocks: int, length: int) -> np.ndarray:
+    """Of inputs that some sixty directions explain for the most part, as in real models."""
+    mixed = rng.standard_normal((n_blocks, length, 60)) @ rng.standard_normal((60, 600)) / 8
+    inputs = mixed + rng.uniform(0.2, 1, (length, 1)) * rng.standard_normal(mixed.shape)
+    return (inputs @ inputs.transpose(0, 2, 1) / 600).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZED if name != "Q8_0"])
+def test_errors_cancel_in_what_the_matrix_computes(name: str) -> None:
+    """By a third at least, against rounding to the nearest; rows are no multiple of those computed side by side."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((11, 512)).astype(np.float32)
+    products = mean_products(rng, 2, 256)
+    costs = []
+    for moments in (None, input_moments(products)):
+        rest = (quantize(name, x, moments=moments) - x).reshape(11, 2, 256)
+        costs.append(np.einsum("rbi,bij,rbj->", rest, products, rest))
+    assert costs[1] < 0.66 * costs[0]
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q3_K", "IQ4_NL"])
+def test_inputs_that_are_independent_change_nothing(name: str) -> None:
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((9, 256)).astype(np.float32)
+    diagonal = np.diag(rng.uniform(0.1, 10, 256).astype(np.float32))[None]
+    assert (quantize(name, x, moments=input_moments(diagonal)) == quantize(name, x)).all()
+
+
+def test_rows_and_short_blocks_do_not_mix() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((10, 96)).astype(np.float32)
+    moments = input_moments(mean_products(rng, 3, 32))
+    together = quantize("Q4_0", x, moments=moments)
+    for row, expected in zip(x, together, strict=True):
+        assert (quantize("Q4_0", row[None], moments=moments) == expected).all()
+    for block in range(3):
+        part = slice(32 * block, 32 * block + 32)
+        alone = InputMoments(*(array[block : block + 1] for array in moments))
+        assert (quantize("Q4_0", np.ascontiguousarray(x[:, part]), moments=alone) == together[:, part]).all()
+
+
+def test_products_that_no_inputs_have() -> None:
+    with pytest.raises(np.linalg.LinAlgError):
+        input_moments(np.array([[[1, 2], [2, 1]]], np.float32))
+
+
+def test_sums_of_products() -> None:
+    x = np.random.default_rng(8).standard_normal((13, 64)).astype(np.float32)
+    got, expected = np.ones((2, 32, 32), np.float32), np.ones((2, 32, 32), np.float32)
+    add_products(x, got)
+    add_products_ref(x, expected)
+    np.testing.assert_allclose(np.triu(got), np.triu(expected), rtol=1e-4, atol=1e-5)

@@ -73,3 +73,27 @@ def test_magnitude_scales_the_rotated_part_only():
     rope.rope_table(np.zeros(1, np.int32), frequencies, 1.25, cos, sin)
     rope.rope(x, cos, sin, rope.HALVES)
     assert x.tolist() == [[[1.25, 1.25, 1.25, 1.25, 1.0, 1.0]]]
+
+
+def test_each_token_has_the_frequencies_of_its_set():
+    positions, sets = np.array([3, 3, 70_000, 9], np.int32), np.array([0, 1, 1, 0], np.int32)
+    frequencies = np.stack([rope.rope_frequencies(6, base)[0] for base in (1e4, 50.0)])
+    found, twin = (np.empty((2, 4, 3), np.float32) for _ in range(2))
+    rope.rope_table_of_sets(positions, sets, frequencies, 1.25, *found)
+    rope.rope_table_of_sets_ref(positions, sets, frequencies, 1.25, *twin)
+    assert np.allclose(found, twin, atol=1e-6)
+    one = np.empty((2, 1, 3), np.float32)
+    for token in range(4):
+        rope.rope_table(positions[token : token + 1], frequencies[sets[token]], 1.25, *one)
+        assert np.array_equal(one[:, 0], found[:, token])
+
+
+def test_yarn_that_does_not_round_mixes_between_whole_pairs():
+    """As gpt-oss: of transformers' formula, by hand. Pairs 0.84 and 8.06 make 8 turns and 1."""
+    yarn = {"scaling": "yarn", "factor": 4.0, "original_context": 64, "beta_fast": 8.0, "beta_slow": 1.0}
+    plain = 100.0 ** (-np.arange(16) / 16)
+    pair = {turns: 32 * math.log(64 / (turns * 2 * math.pi)) / (2 * math.log(100.0)) for turns in (8.0, 1.0)}
+    for truncate, low, high in ((True, math.floor(pair[8.0]), math.ceil(pair[1.0])), (False, pair[8.0], pair[1.0])):
+        frequencies, _ = rope.rope_frequencies(32, 100.0, **yarn, truncate=truncate)
+        ramp = np.clip((np.arange(16) - low) / (high - low), 0, 1)
+        assert np.allclose(frequencies, plain * (ramp / 4 + 1 - ramp))

@@ -77,6 +77,46 @@ def random_calls(rng, arrays):
         }[kind]
 
 
+def sum_rows_ref(x, sums):
+    sums[:] = x.sum(1)
+
+
+@range_operation(tasks=lambda x, sums: x.shape[0], together=lambda x, sums: 1000, twin=sum_rows_ref)
+def sum_rows(x, sums, first, last):
+    """Each piece needs one row, which a piece of another operation may have made."""
+    for row in range(first, last):
+        sums[row] = 0
+        for k in range(x.shape[1]):
+            sums[row] += x[row, k]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+@pytest.mark.parametrize("num_rows", [1, 2, 50])
+def test_what_follows_piece_by_piece_shares_a_stage(num_workers, num_rows):
+    x, out = np.arange(2 * num_rows * 8).reshape(2, num_rows, 8)
+    sums, expected = np.zeros((2, num_rows), np.int64)
+    plan = Plan()
+    plan.add(mix, x, out)
+    plan.add(sum_rows, out, sums, follows=True)
+    plan.add(accumulate, out)  # the end of the chain
+    for _ in range(2):
+        plan.run(num_workers)
+        mix_ref(x, out)
+        sum_rows_ref(out, expected)
+        assert np.array_equal(sums, expected)
+    assert len(plan.stages) == (2 if num_rows > 1 else 1)
+
+
+def test_what_has_other_pieces_waits():
+    """Half the rows cannot follow; nor can what is cut in rows."""
+    x, out = np.arange(2 * 10 * 8).reshape(2, 10, 8)
+    plan = Plan()
+    plan.add(mix, x, out)
+    plan.add(sum_rows, out[:5], np.zeros(5, np.int64), follows=True)
+    plan.add(accumulate, out, follows=True)
+    assert len(plan.stages) == 3
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_any_plan_does_what_its_operations_do_one_by_one(num_workers, seed):

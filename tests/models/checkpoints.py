@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,9 @@ def converter(folder: Path, cases: dict[str, dict[str, Any]]) -> Callable[[str],
     def file_of(name: str) -> Path:
         path = folder / f"{name}.gguf"
         if not path.exists():
-            convert_checkpoint(write_case(folder / name, cases[name]), path, "f32")
+            with warnings.catch_warnings():  # of what other programs leave out
+                warnings.simplefilter("ignore", RuntimeWarning)
+                convert_checkpoint(write_case(folder / name, cases[name]), path, "f32")
         return path
 
     return file_of

@@ -40,16 +40,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def record(name: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Configuration and shapes of a case, and some columns of the logits (num_tokens, n_vocab) of TOKENS."""
+def record(kind: str, special: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Configuration and shapes of a case, and some columns of the logits (num_tokens, n_vocab) of TOKENS.
+
+    Of an encoder, those of its hidden states.
+    """
     import torch
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
     transformers = load_transformers()
-    kind, special = CASES[name]
-    config = getattr(transformers, f"{kind}Config")(**SIZES | special)
-    model_class = getattr(transformers, f"{kind}ForCausalLM")
+    config_class = getattr(transformers, f"{kind}Config")
+    known = config_class()  # some have no heads of keys and values
+    config = config_class(**{key: value for key, value in SIZES.items() if hasattr(known, key)} | special)
+    named_otherwise = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM", "NomicBert": "NomicBertModel"}
+    model_class = getattr(transformers, named_otherwise.get(kind, f"{kind}ForCausalLM"))
     with tempfile.TemporaryDirectory() as folder:
         model_class(config).float().save_pretrained(folder)
         path = Path(folder) / "model.safetensors"
@@ -62,20 +67,23 @@ def record(name: str) -> tuple[dict[str, Any], np.ndarray]:
         assert not report["missing_keys"], report
         assert not report["unexpected_keys"], report
         with torch.no_grad():
-            logits = model.eval()(torch.from_numpy(TOKENS)[None].long()).logits[0, :, COLUMNS].numpy()
+            outputs = model.eval()(torch.from_numpy(TOKENS)[None].long())
+            logits = outputs[0][0, :, COLUMNS].numpy()
         saved = json.loads((Path(folder) / "config.json").read_text())
     return {"config": saved, "shapes": shapes}, logits
 
 
-def main() -> None:
-    configurations, logits = {}, {}
-    for name in CASES:
-        configurations[name], logits[name] = record(name)
-        print(f"{name:16} logits of spread {logits[name].std():.2f}")
-    lines = ",\n".join(f'"{name}": {json.dumps(value)}' for name, value in configurations.items())
-    CONFIGURATIONS.write_text(f"{{\n{lines}\n}}\n")
-    np.savez_compressed(LOGITS, **logits)
+def record_all(
+    cases: dict[str, tuple[str, dict[str, Any]]], configurations: Path, logits: Path, rows: slice = slice(None)
+) -> None:
+    """Write what `record` finds of each case; of the logits these rows alone."""
+    found = {name: record(*case) for name, case in cases.items()}
+    for name, (_, values) in found.items():
+        print(f"{name:20} logits of spread {values.std():.2f}")
+    lines = ",\n".join(f'"{name}": {json.dumps(case)}' for name, (case, _) in found.items())
+    configurations.write_text(f"{{\n{lines}\n}}\n")
+    np.savez_compressed(logits, **{name: values[rows] for name, (_, values) in found.items()})
 
 
 if __name__ == "__main__":
-    main()
+    record_all(CASES, CONFIGURATIONS, LOGITS)

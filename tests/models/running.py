@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from densecore.gguf import GGUFFile
-from densecore.models import Batch, Hooks, KVCache, Model, load_model
+from densecore.kernels.peaks import block_peaks
+from densecore.models import Batch, Hooks, KVCache, Model, Outputs, load_model
 
 BLOCK_SIZE = 8
 
@@ -39,14 +40,24 @@ def run(
     ids = np.asarray(token_ids, np.int32)
     num_blocks = -(-ids.size // BLOCK_SIZE)
     cache = KVCache(model.config, num_blocks, BLOCK_SIZE, kv)
-    checked = Hooks(hooks, model.config.n_layers, model.linears) if hooks else None
+    checked = Hooks(hooks, model.config.n_layers, model.hooked_matrices) if hooks else None
     parts, first = [], 0
     for size in chunks or [ids.size]:
         batch = Batch.contiguous(ids[first : first + size], first, num_blocks, BLOCK_SIZE)
-        parts.append(model.forward(batch, cache, num_threads, checked).copy())
+        batch = batch.with_rope_set(model.rope_set(ids.size))
+        outputs = model.outputs(batch, cache, num_threads, checked)
+        check_peaks(outputs)
+        parts.append(outputs.logits.copy())
         first += size
     assert first == ids.size
     return np.concatenate(parts)
+
+
+def check_peaks(outputs: Outputs) -> None:
+    """They belong to the logits, whatever an architecture, adapters or hooks do to these in the end."""
+    peaks = np.empty_like(outputs.peaks)
+    block_peaks.twin(outputs.logits, peaks)
+    assert np.array_equal(outputs.peaks, peaks)
 
 
 def nmse(got: np.ndarray, expected: np.ndarray) -> float:
@@ -55,4 +66,4 @@ def nmse(got: np.ndarray, expected: np.ndarray) -> float:
     return float((difference**2).sum() / (expected.astype(np.float64) ** 2).sum())
 
 
-__all__ = ["load_and_close", "nmse", "open_model", "run"]
+__all__ = ["check_peaks", "load_and_close", "nmse", "open_model", "run"]

@@ -17,11 +17,11 @@ from densecore import DenseCore
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.models import AdapterSet, AdapterUse, load_adapter, smollm3
-from densecore.models.hooks import LAYER_HOOKS, hook_names
 from densecore.models.weights import LayerNorm, Linear
 from tests.convert.tiny import COLUMNS
 from tests.lora_factory import make_adapter, merge
 from tests.models.checkpoints import LOGITS, TOKENS, configurations, converter
+from tests.models.checks import check_hooks, check_logits
 from tests.models.running import nmse, open_model, run
 from tests.models.test_lora import run_with
 
@@ -42,31 +42,16 @@ def case(request, files):
 
 
 def test_logits_of_transformers(case):
-    """At once, token by token, recorded, and operation by operation: as transformers, and the same bits."""
     name, model = case
-    logits = run(model, TOKENS)
-    assert np.abs(logits[:, COLUMNS] - RECORDED[name]).max() < 1e-3
-    assert np.array_equal(run(model, TOKENS, chunks=[1] * 48), logits)
-    assert np.array_equal(run(model, TOKENS, chunks=[31, 17], hooks={"blk.*.resid_mid": lambda value: None}), logits)
+    check_logits(model, RECORDED[name])
 
 
 def test_hooks(case):
-    """Every point is reached in order, and the residual stream adds up."""
     _, model = case
-    seen: dict[str, np.ndarray] = {}
-    logits = run(model, TOKENS, hooks={"*": lambda value, name: seen.update({name: value})})
-    seen = {name: value for name, value in seen.items() if not name.endswith(".input")}
-    assert sorted(seen) == sorted(hook_names(model.config.n_layers))
-    assert [name.split(".")[2] for name in list(seen)[1:11]] == list(LAYER_HOOKS)
-    assert nmse(logits, run(model, TOKENS)) < 1e-10
-    c = model.config
+    seen, c = check_hooks(model), model.config
     for layer in range(c.n_layers):
-        at = {point: seen[f"blk.{layer}.{point}"] for point in LAYER_HOOKS}
-        assert at["q"].shape == at["z"].shape == (48, c.n_heads, c.head_dim)
-        assert at["k"].shape == at["v"].shape == (48, c.n_kv_heads, c.head_dim)
-        assert np.array_equal(at["resid_pre"] + at["attn_out"], at["resid_mid"])
-        assert np.array_equal(at["resid_mid"] + at["mlp_out"], at["resid_post"])
-        assert np.allclose(at["pattern"].sum(-1), 1, atol=1e-5)
+        assert seen[f"blk.{layer}.q"].shape == seen[f"blk.{layer}.z"].shape == (48, c.n_heads, c.head_dim)
+        assert seen[f"blk.{layer}.k"].shape == seen[f"blk.{layer}.v"].shape == (48, c.n_kv_heads, c.head_dim)
 
 
 def test_lora(case, files, tmp_path):

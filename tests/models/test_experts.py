@@ -12,11 +12,11 @@ from densecore import DenseCore
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.models import AdapterSet, AdapterUse, Batch, KVCache, load_adapter
-from densecore.models.hooks import LAYER_HOOKS, hook_names
 from tests.convert.tiny import COLUMNS
 from tests.gguf_factory import make_model
 from tests.lora_factory import make_adapter, merge
 from tests.models.checkpoints import TOKENS, converter
+from tests.models.checks import check_hooks, check_logits
 from tests.models.expert_files import mixtral
 from tests.models.record_experts import CONFIGURATIONS, LOGITS
 from tests.models.running import nmse, open_model, run
@@ -39,28 +39,12 @@ def case(request, files):
 
 
 def test_logits_of_transformers(case):
-    """At once, token by token, recorded, and operation by operation: as transformers, and the same bits."""
     name, model = case
-    logits = run(model, TOKENS)
-    assert np.abs(logits[:, COLUMNS] - RECORDED[name]).max() < 1e-3
-    assert np.array_equal(run(model, TOKENS, chunks=[1] * 48, num_threads=1), logits)
-    assert np.array_equal(run(model, TOKENS, chunks=[31, 17], hooks={"blk.*.resid_mid": lambda value: None}), logits)
+    check_logits(model, RECORDED[name], num_threads=1)
 
 
 def test_hooks(case):
-    """Every point is reached in order, and the residual stream adds up."""
-    _, model = case
-    seen: dict[str, np.ndarray] = {}
-    logits = run(model, TOKENS, hooks={"*": lambda value, name: seen.update({name: value})})
-    seen = {name: value for name, value in seen.items() if not name.endswith(".input")}
-    assert sorted(seen) == sorted(hook_names(model.config.n_layers))
-    assert [name.split(".")[2] for name in list(seen)[1:11]] == list(LAYER_HOOKS)
-    assert nmse(logits, run(model, TOKENS)) < 1e-10
-    for layer in range(model.config.n_layers):
-        at = {point: seen[f"blk.{layer}.{point}"] for point in LAYER_HOOKS}
-        assert np.array_equal(at["resid_pre"] + at["attn_out"], at["resid_mid"])
-        assert np.array_equal(at["resid_mid"] + at["mlp_out"], at["resid_post"])
-        assert np.allclose(at["pattern"].sum(-1), 1, atol=1e-5)
+    check_hooks(case[1])
 
 
 # ------------------------------------------------------------------------ the other form of MLA

@@ -15,7 +15,7 @@ from densecore.models import AdapterSet, AdapterUse, Batch, Hooks, KVCache, Mode
 from tests.conftest import shared_path
 from tests.gguf_factory import make_model
 from tests.lora_factory import make_adapter, matrix_shapes, merge
-from tests.models.running import BLOCK_SIZE, nmse, open_model, run
+from tests.models.running import BLOCK_SIZE, check_peaks, nmse, open_model, run
 
 TOKENS = np.random.default_rng(8).integers(3, 60, 41).astype(np.int32)
 
@@ -35,7 +35,9 @@ def run_with(model: Model, token_ids, uses, *, num_threads: int = 2, hooks=None,
         batch = Batch.contiguous(np.asarray(token_ids[first : first + size]), first, num_blocks, BLOCK_SIZE)
         batch = batch.with_adapters(*model.adapters.columns([uses], [size]))
         checked = Hooks(hooks, model.config.n_layers) if hooks else None
-        parts.append(model.forward(batch, cache, num_threads, checked).copy())
+        outputs = model.outputs(batch, cache, num_threads, checked)
+        check_peaks(outputs)
+        parts.append(outputs.logits.copy())
         first += size
     return np.concatenate(parts)
 

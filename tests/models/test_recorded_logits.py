@@ -51,11 +51,9 @@ def test_pattern(recorded):
     patterns: dict[str, np.ndarray] = {}
     hooks = {"blk.*.pattern": lambda value, name: patterns.update({name: value})}
     assert nmse(run(model, values["ids"], hooks=hooks), run(model, values["ids"])) < 1e-9
-    window = getattr(model, "window", 0)
     for layer in range(model.config.n_layers):
         pattern = patterns[f"blk.{layer}.pattern"]
         has_sinks = model.config.architecture == "gpt-oss"
         assert (pattern.sum(-1) < 1).any() if has_sinks else np.allclose(pattern.sum(-1), 1, atol=1e-5)
         farthest = max(row - np.flatnonzero(pattern[:, row].any(0))[0] for row in range(48))
-        alternates = model.config.architecture in ("gemma2", "gpt-oss") and layer % 2
-        assert farthest == (min(window or 48, 48) - 1 if not alternates else 47)
+        assert farthest == min(model.windows[layer] or 48, 48) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import statistics
 from pathlib import Path
@@ -15,8 +16,9 @@ from densecore import DenseCore, DenseCoreError, InvalidConfigError, ModelLoadEr
 from densecore.data import builtin_model_path
 from densecore.gguf import GGUFFile, GGUFWriter
 from densecore.perplexity import measure_perplexity
-from densecore.prune import DEPTH_PRUNE_25_CFG, DEPTH_PRUNE_50_CFG, PRESETS, PruneConfig, prune_model
+from densecore.prune import DEPTH_PRUNE_25_CFG, DEPTH_PRUNE_50_CFG, PRESETS, PruneConfig, plot_importance, prune_model
 from tests.conftest import shared_path
+from tests.quantize.full_disk import full_disk
 
 TEXT = (Path(__file__).parents[1] / "conftest.py").read_text() * 3
 
@@ -118,10 +120,37 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
         prune_model(source, target, PruneConfig(importance_method="activation"))
     with pytest.raises(ModelLoadError, match="cannot open"):
         prune_model(tmp_path / "none.gguf", target)
+    with pytest.raises(InvalidConfigError, match="config must be a PruneConfig, not 'depth'"):
+        prune_model(source, target, "depth")  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfigError, match="output_path must be the path of a file, not None"):
+        prune_model(source, None)  # type: ignore[arg-type]
     with pytest.raises(DenseCoreError, match="cannot write"):
         prune_model(source, tmp_path / "no folder" / "out.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
     assert target.read_bytes() == b"old"
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    target.write_bytes(b"old")
+    with full_disk(1 << 16), pytest.raises(DenseCoreError, match=r"out.gguf: cannot write the file: File too large"):
+        prune_model(builtin_model_path(), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+    assert target.read_bytes() == b"old"
+
+
+def test_plot_has_a_bar_a_layer(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    result = prune_model(builtin_model_path(), tmp_path / "out.gguf", PruneConfig(target_n_layer=4))
+    plot_importance(tmp_path / "layers.png", result)
+    blue = image.imread(tmp_path / "layers.png")[..., 2] > image.imread(tmp_path / "layers.png")[..., 0] + 0.3
+    filled = blue.any(0)  # columns of the picture with something blue
+    assert blue.mean() > 0.05
+    assert filled.sum() > 100
+    hollow = dataclasses.replace(result, layers=())
+    plot_importance(tmp_path / "hollow.png", hollow)
+    edges = image.imread(tmp_path / "hollow.png")
+    assert (edges[..., 2] > edges[..., 0] + 0.3).mean() < 0.5 * blue.mean()
 
 
 def test_layers_that_take_turns_stay(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from densecore import DenseCore
-from densecore.compare import compare_models, comparison_table, kl_divergences
+from densecore.compare import compare_models, comparison_table, kl_divergences, plot_comparison
 from densecore.data import builtin_model_path
 from densecore.perplexity import measure_perplexity
 from densecore.quantize import QuantConfig, quantize_model
@@ -33,7 +34,7 @@ def test_divergence_is_its_definition() -> None:
     assert (kl_divergences(a, a + np.float32(1000)) < 1e-6).all()
 
 
-def test_models_beside_each_other(smaller: Path) -> None:
+def test_models_beside_each_other(smaller: Path, tmp_path: Path) -> None:
     paths = [builtin_model_path(), smaller]
     done = []
     with DenseCore(paths[0]) as a, DenseCore(paths[1]) as b:
@@ -47,6 +48,9 @@ def test_models_beside_each_other(smaller: Path) -> None:
     assert 0 < other.kl_mean < other.kl_99
     assert 0.5 < other.top_1 <= 1
     assert (same.kl_mean, same.top_1) == (0, 1)
+    if importlib.util.find_spec("matplotlib"):
+        plot_comparison(tmp_path / "sizes.png", [base, other])
+        assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
     table = comparison_table([base, other])
     assert table.count("\n") == 3
     assert "q4.gguf" in table.splitlines()[3]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
-import signal
 from pathlib import Path
 
 import gguf
@@ -19,6 +17,7 @@ from densecore.perplexity import measure_perplexity
 from densecore.quantize import PRESETS, Q4_K_M_CFG, ImportanceMatrix, QuantConfig, quantize_model
 from densecore.quantize.mixes import MIXES, Place
 from tests.conftest import shared_path
+from tests.quantize.full_disk import full_disk
 
 TYPES_OF_LLAMA_CPP = Path(__file__).with_name("types_llama_cpp.json")
 
@@ -61,6 +60,8 @@ def test_defaults_and_presets() -> None:
         ({"format": "q8_0", "algorithm": "q4_0"}, "must agree"),
         ({"block_size": 64}, "block_size must be 32 or 256 for q4_k_m"),
         ({"tensor_types": {"(": "q4_k"}}, "regular expression"),
+        ({"tensor_types": ["a"]}, "tensor_types must be a Mapping"),
+        ({"imatrix": 5}, "imatrix must be the path of a file, not 5"),
         ({"tensor_types": {"a": "q4_k_m"}}, "a type of tensor_types"),
         ({"threads": -1}, "threads"),
         ({"pure": 1}, "pure must be True or False"),
@@ -163,12 +164,28 @@ def test_weights_that_cannot_be_quantized(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"ffn_up.weight has weights that are not finite"):
         quantize_model(tmp_path / "in.gguf", tmp_path / "out.gguf")
     writer = GGUFWriter(tmp_path / "in.gguf")
+    writer.add_metadata("general.architecture", "llama")
     writer.add_tensor("blk.0.ffn_up.weight", np.full((2, 256), 1e9, np.float32))
     writer.write()
     with pytest.raises(InvalidConfigError, match=r"weights that F16 cannot hold"):
         quantize_model(tmp_path / "in.gguf", tmp_path / "out.gguf", QuantConfig("f16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.gguf", "out.gguf"]
     assert (tmp_path / "out.gguf").read_bytes() == b"old"
+
+
+def test_arguments_of_other_kinds(tmp_path: Path) -> None:
+    model, target = small_model(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    for arguments, message in [
+        ((None, target), "input_path must be the path of a file, not None"),
+        ((model, ""), "output_path must be the path of a file"),
+        ((model, target, "q4_0"), "config must be a QuantConfig, not 'q4_0'"),
+    ]:
+        with pytest.raises(InvalidConfigError, match=message):
+            quantize_model(*arguments)  # type: ignore[arg-type]
+    a_matrix(np.zeros((1, 256, 256), np.float16)).save(tmp_path / "m.gguf")
+    with pytest.raises(ModelLoadError, match=r"general\.architecture"):
+        quantize_model(tmp_path / "m.gguf", target)
+    assert not target.exists()
 
 
 def test_broken_input_is_refused_as_by_the_loader(tmp_path: Path) -> None:
@@ -180,18 +197,10 @@ def test_broken_input_is_refused_as_by_the_loader(tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the system refuses to write more in the same way."""
     model, target = small_model(tmp_path / "in.gguf", 1024), tmp_path / "out.gguf"
     target.write_bytes(b"old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
-    try:
-        with pytest.raises(DenseCoreError, match=r"out.gguf: cannot write the file: File too large"):
-            quantize_model(model, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1 << 14), pytest.raises(DenseCoreError, match=r"out.gguf: cannot write the file: File too large"):
+        quantize_model(model, target)
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.gguf", "out.gguf"]
 
@@ -235,6 +244,61 @@ def test_importance_matrix_of_another_model(tmp_path: Path) -> None:
         quantize_model(model, tmp_path / "out.gguf", QuantConfig(imatrix=tmp_path / "m.gguf"))
     with pytest.raises(ModelLoadError, match="not an importance matrix"):
         quantize_model(model, tmp_path / "out.gguf", QuantConfig(imatrix=model))
+
+
+NAME = "blk.0.ffn_up.weight"
+
+
+def a_matrix(correlations: np.ndarray) -> ImportanceMatrix:
+    """For `small_model`, with these correlations (n_blocks, length, length)."""
+    return ImportanceMatrix(
+        {NAME: np.full((1, 256), 4, np.float32)},
+        {NAME: np.full(1, 1000, np.float32)},
+        correlations={NAME: correlations},
+    )
+
+
+def test_errors_cancel_where_inputs_go_together(tmp_path: Path) -> None:
+    """With inputs that all are nearly the same, it is sums of a row's errors that count, and they nearly vanish."""
+    together = np.full((1, 256, 256), 0.99, np.float16)
+    together[:, np.arange(256), np.arange(256)] = 1
+    a_matrix(together).save(tmp_path / "m.gguf")
+    read = ImportanceMatrix.open(tmp_path / "m.gguf")
+    assert list(read.correlations) == [NAME]
+    assert (read.correlations[NAME] == together).all()
+    model, sums = small_model(tmp_path / "in.gguf"), []
+    for matrix in (None, tmp_path / "m.gguf"):
+        quantize_model(model, tmp_path / "out.gguf", QuantConfig("q3_k_s", imatrix=matrix))
+        blocks = gguf.GGUFReader(tmp_path / "out.gguf").tensors[0].data
+        back = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q3_K)
+        sums.append(np.abs((back - gguf.GGUFReader(model).tensors[0].data).sum(1)).mean())
+    assert sums[1] < 0.1 * sums[0]
+
+
+@pytest.mark.parametrize(
+    ("correlations", "message"),
+    [
+        (np.full((1, 256, 256), np.nan, np.float16), "values that are no correlations"),
+        (-np.ones((1, 256, 256), np.float16), "correlations that no inputs can have"),
+        (np.zeros((2, 64, 64), np.float16), "measured with another model"),
+        (np.zeros((16, 16, 16), np.float16), "measured with another model"),
+        (np.zeros((1, 256, 256), np.float32), "expected F16 squares"),
+        (np.zeros((1, 128, 256), np.float16), "expected F16 squares"),
+    ],
+)
+def test_correlations_that_cannot_be(correlations: np.ndarray, message: str, tmp_path: Path) -> None:
+    a_matrix(correlations).save(tmp_path / "m.gguf")
+    model = small_model(tmp_path / "in.gguf")
+    with pytest.raises(ModelLoadError, match=message):
+        quantize_model(model, tmp_path / "out.gguf", QuantConfig(imatrix=tmp_path / "m.gguf"))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_counts_of_another_number_of_matrices(tmp_path: Path) -> None:
+    matrix = ImportanceMatrix({NAME: np.ones((1, 256), np.float32)}, {NAME: np.ones(2, np.float32)})
+    matrix.save(tmp_path / "m.gguf")
+    with pytest.raises(ModelLoadError, match="has 2 counts for 1 matrices"):
+        ImportanceMatrix.open(tmp_path / "m.gguf")
 
 
 # ------------------------------------------------------------------------------------------ what is lost

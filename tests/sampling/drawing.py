@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from densecore.kernels.peaks import NO_PEAKS, block_peaks, num_blocks
 from densecore.kernels.sampling import Edits, Settings, Workspace, distribution_ref, edit_ref, sample
 
 OFF = Settings(
@@ -19,10 +20,22 @@ NO_EDITS = Edits(np.zeros(1, np.int32), np.zeros(1), np.zeros(1, np.int32))
 TOLERANCE = 1e-6
 
 
+def peaks_of(logits):
+    """The peaks of logits (num_rows, n_vocab), as a model leaves them."""
+    peaks = np.empty((len(logits), num_blocks(logits.shape[1])), np.int32)
+    block_peaks(logits, peaks)
+    return peaks
+
+
 def draw(logits, settings, u, edits=NO_EDITS, n_edits=0):
-    """The token that the fast path draws for the random number u."""
+    """The token that the fast path draws for the random number u, whether peaks are known or not."""
     logits = np.asarray(logits, np.float32)
-    return sample(logits, Workspace.create(len(logits)), settings, edits, n_edits, u)
+    without, given = (
+        sample(logits, peaks, Workspace.create(len(logits)), settings, edits, n_edits, u)
+        for peaks in (NO_PEAKS, peaks_of(logits[None])[0])
+    )
+    assert without == given
+    return given
 
 
 def probes(probabilities):

@@ -90,6 +90,43 @@ def test_published_vocabularies(name):
         assert text in ("yes", "nö")
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ('{"a":[1,2]}', True),
+        ('{"a": [1, 2]}', True),
+        ('{\n  "a": [\n    1,\n    2\n  ]\n}', True),
+        ('{\n\t"a": [\n\t\t1,\n\t\t2\n\t]\n}', True),
+        ('{  "a": [1, 2]}', False),
+        ('{\n\n"a": [1, 2]}', False),
+        ('{\n \t"a": [1, 2]}', False),
+        ("{\n" + 21 * " " + '"a": [1, 2]}', False),
+        ('{"a":\r[1, 2]}', False),
+    ],
+)
+def test_white_space_in_json_is_what_printers_write(factory, tokenizer, text, fits):
+    """A token a byte, as tokens of several would be the tokenizer's matter."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    constraint = factory.constraint(GenerationConfig(json_schema=schema))
+
+    def accept_all() -> None:
+        for character in text:
+            (token_id,) = tokenizer.encode(character, add_special=False)
+            constraint.accept(token_id)
+
+    if fits:
+        accept_all()
+        assert constraint.is_complete
+    else:
+        with pytest.raises(InferenceError, match="the grammar cannot go on"):
+            accept_all()
+
+
 def test_spelling_in_the_middle_of_a_text():
     tokenizer = Tokenizer.from_gguf(shared_path("vocabs", "ggml-vocab-llama-spm.gguf"))
     for text in ("{", "the", " the", "Hello, world", "\n", "ü"):

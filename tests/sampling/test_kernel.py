@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from densecore.kernels.peaks import BLOCK, NO_PEAKS, block_peaks
 from densecore.kernels.sampling import (
     ALL_MASKED,
     NOT_FINITE,
@@ -17,8 +18,8 @@ from densecore.kernels.sampling import (
     sample,
     sample_ref,
 )
-from densecore.kernels.sampling_passes import BLOCK
-from tests.sampling.drawing import NO_EDITS, OFF, TOLERANCE, assert_like_twin, draw
+from densecore.kernels.sampling_order import INF_KEY
+from tests.sampling.drawing import NO_EDITS, OFF, TOLERANCE, assert_like_twin, draw, peaks_of
 
 finite = st.floats(-30, 30, width=32)
 logit = st.one_of(finite, st.integers(-3, 3).map(float), st.just(-np.inf), st.just(-0.0))
@@ -61,7 +62,7 @@ def test_like_twin_for_any_logits(logits, chosen, data):
     assert_like_twin(logits, chosen, edits, n_edits)
 
 
-@pytest.mark.parametrize("n_vocab", [1, 127, 128, 129, 5000, 40000])
+@pytest.mark.parametrize("n_vocab", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5000, 40000])
 @pytest.mark.parametrize("spread", [0.01, 1, 4, 20])
 @pytest.mark.parametrize(
     "changes",
@@ -90,7 +91,8 @@ def test_same_token_as_twin_for_same_random_number(changes):
     logits = rng.normal(0, 3, 20000).astype(np.float32)
     work, chosen = Workspace.create(len(logits)), OFF._replace(temperature=0.8)._replace(**changes)
     for u in rng.random(50):
-        assert sample(logits, work, chosen, NO_EDITS, 0, u) == sample_ref(logits, work, chosen, NO_EDITS, 0, u)
+        arguments = logits, NO_PEAKS, work, chosen, NO_EDITS, 0, u
+        assert sample(*arguments) == sample_ref(*arguments)
 
 
 def test_few_candidates_and_histogram_draw_the_same_token():
@@ -107,7 +109,7 @@ def test_logits_are_not_modified(changes):
     logits = np.random.default_rng(9).normal(0, 1, 500).astype(np.float32)
     before = logits.copy()
     edits = Edits(np.array([3], np.int32), np.array([5.0]), np.array([2], np.int32))
-    sample(logits, Workspace.create(500), OFF._replace(repetition_penalty=2.0, **changes), edits, 1, 0.3)
+    sample(logits, NO_PEAKS, Workspace.create(500), OFF._replace(repetition_penalty=2.0, **changes), edits, 1, 0.3)
     np.testing.assert_array_equal(logits, before)
 
 
@@ -119,13 +121,30 @@ def test_not_finite(bad, position):
     for temperature in (0.0, 1.0):
         chosen = OFF._replace(temperature=temperature)
         assert draw(logits, chosen, 0.5) == NOT_FINITE
-        assert sample_ref(logits, Workspace.create(300), chosen, NO_EDITS, 0, 0.5) == NOT_FINITE
+        assert sample_ref(logits, NO_PEAKS, Workspace.create(300), chosen, NO_EDITS, 0, 0.5) == NOT_FINITE
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"top_k": 40, "top_p": 0.95}, {"top_p": 0.9}, {"min_p": 0.05}, {"temperature": 0.0}], ids=str
+)
+def test_a_bias_of_minus_infinity_forbids(changes):
+    """With penalties as well, and where the raw logit is masked already."""
+    logits = np.random.default_rng(5).normal(0, 3, 500).astype(np.float32)
+    ids = np.argsort(-logits)[:6].astype(np.int32)
+    logits[ids[5]] = -np.inf
+    bias = np.array([-np.inf, -np.inf, 0.0, 2.0, -np.inf, -np.inf])
+    edits = Edits(ids, bias, np.array([-1, 2, 1, -1, 0, -1], np.int32))
+    chosen = OFF._replace(repetition_penalty=1.3, presence_penalty=0.5, **changes)
+    assert_like_twin(logits, chosen, edits, 6)
+    assert {draw(logits, chosen, u, edits, 6) for u in np.linspace(0, 1, 50, endpoint=False)}.isdisjoint(ids[bias < 0])
+    everything = Edits(np.arange(500, dtype=np.int32), np.full(500, -np.inf), np.full(500, -1, np.int32))
+    assert draw(logits, chosen, 0.5, everything, 500) == ALL_MASKED
 
 
 def test_all_masked():
     logits = np.full(300, -np.inf, np.float32)
     assert draw(logits, OFF, 0.5) == ALL_MASKED
-    assert sample_ref(logits, Workspace.create(300), OFF, NO_EDITS, 0, 0.5) == ALL_MASKED
+    assert sample_ref(logits, NO_PEAKS, Workspace.create(300), OFF, NO_EDITS, 0, 0.5) == ALL_MASKED
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
@@ -160,3 +179,21 @@ def test_a_sample_of_the_vocabulary_that_misleads(changes):
     logits[BLOCK : 2 * BLOCK] = np.linspace(3, 5, BLOCK)
     logits[7 * BLOCK + 3 :: 2 * BLOCK] = 4.0
     assert_like_twin(logits, OFF._replace(**changes))
+
+
+def test_peaks_like_twin():
+    """Also those of the last block, which is shorter, of what is masked, and of zeros of both signs."""
+    rng = np.random.default_rng(11)
+    logits = rng.normal(-3, 2, (7, 3 * BLOCK + 5)).astype(np.float32)
+    logits[1, ::2] = -np.inf
+    logits[2, BLOCK : 2 * BLOCK] = -np.inf
+    logits[3] = -0.0
+    logits[4, -1], logits[4, 0], logits[4, BLOCK] = np.nan, -np.nan, np.inf
+    by_twin = np.empty((7, 4), np.int32)
+    block_peaks.twin(logits, by_twin)
+    np.testing.assert_array_equal(peaks_of(logits), by_twin)
+    assert (by_twin[4] == INF_KEY).tolist() == [True, True, False, True]
+
+
+def test_peaks_of_no_rows():
+    assert peaks_of(np.empty((0, 300), np.float32)).shape == (0, 5)

@@ -59,6 +59,22 @@ def test_min_tokens():
     assert draw(4, END, min_tokens=2) == [1, 1, 0, 0]
 
 
+def test_a_bias_counts_once_the_end_is_allowed():
+    assert draw(4, END, min_tokens=2, logit_bias={0: -50.0, 2: 50.0, 1: -3.0}) == [3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("options", [{"ignore_eos": True}, {"min_tokens": 9}], ids=["ignore_eos", "min_tokens"])
+@pytest.mark.parametrize(
+    "way", [{}, {"temperature": 1.0}, {"temperature": 1.0, "typical_p": 0.9}], ids=["greedy", "drawn", "numpy"]
+)
+def test_nothing_left_but_the_end_fails_the_request(options, way):
+    logits = np.where([True, False, True, False, False, False], LOGITS, -np.inf).astype(np.float32)
+    with pytest.raises(InferenceError, match="all of the 6 logits are -inf"):
+        draw(1, END, logits=logits, **options, **way)
+    logits[3] = -80
+    assert draw(2, END, logits=logits, **options, **way) == [3, 3]
+
+
 def test_everything_forbidden_fails_the_request():
     with pytest.raises(InferenceError, match="all of the 6 logits are -inf"):
         draw(1, Vocabulary(bad_words=tuple((i,) for i in range(6))))

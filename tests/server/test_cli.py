@@ -92,6 +92,8 @@ def test_sigterm_under_load(tiny_path: Path) -> None:
             thread.start()
         begun.wait(30)
         process.send_signal(signal.SIGTERM)
+        while client.get("/health/ready").status_code == 200:  # the signal is on its way
+            time.sleep(0.001)
         statuses = []
         while process.poll() is None and len(statuses) < 1000:
             try:
@@ -99,12 +101,11 @@ def test_sigterm_under_load(tiny_path: Path) -> None:
             except httpx.TransportError:  # it has ended
                 break
             statuses.append(answer.status_code)
-            assert answer.headers.get("retry-after") or answer.status_code == 200
+            assert answer.headers["retry-after"]
         for thread in threads:
             thread.join(60)
         assert found == 16 * [("data: [DONE]", "length")]
-        assert statuses[-1] == 503
-        assert set(statuses[2:]) == {503}  # the signal may come a little later than the first of them
+        assert set(statuses) == {503}
         assert process.wait(30) == 0
 
 

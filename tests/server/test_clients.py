@@ -68,7 +68,7 @@ def raised(**more):
 assert raised(messages=[{{"role": "user", "content": "x = 1\\n" * 300}}]) is litellm.ContextWindowExceededError
 assert raised(messages=messages, model="openai/other") is litellm.NotFoundError
 assert raised(messages=messages, temperature=-1) is litellm.BadRequestError
-text = {{"model": "text-completion-openai/{MODEL}", "prompt": "import os", "max_tokens": 5}}
+text = {{"model": "text-completion-openai/{MODEL}", "prompt": "import os", "max_tokens": 5, "temperature": 0}}
 assert litellm.text_completion(**(options | text)).choices[0].text
 properties = {{"a": {{"type": "boolean"}}}}
 parameters = {{"type": "object", "properties": properties, "required": ["a"], "additionalProperties": False}}

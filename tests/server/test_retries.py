@@ -63,15 +63,14 @@ def watch() -> Iterator[Callable[..., Watched]]:
 
 
 def test_429_of_the_rate_limit(tiny_path: Path, watch: Callable[..., Watched]) -> None:
-    limits = {"rate_limit_enabled": True, "rate_limit_rps": 0.9, "rate_limit_burst": 1}
+    limits = {"rate_limit_enabled": True, "rate_limit_rps": 0.4, "rate_limit_burst": 1}
     with running({"tiny": tiny_path}, **limits) as server:
-        client = watch(server)
-        client.openai.models.list()
-        assert client.openai.chat.completions.create(**ASK).usage.completion_tokens > 0
+        client, impatient = watch(server), watch(server, 0)
+        models = client.openai.models
+        assert models.list().data[0].id == models.list().data[0].id == "tiny"
         assert client.statuses == [200, 429, 200]
-        assert client.answers[1][1] == "2"  # seconds, rounded up
-        assert client.answers[2][2] - client.answers[1][2] >= 2
-        impatient = watch(server, 0)
+        assert client.answers[1][1] in ("1", "2", "3")  # of 2.5 seconds, less what has passed, rounded up
+        assert client.answers[2][2] - client.answers[1][2] >= float(client.answers[1][1])
         with pytest.raises(openai.RateLimitError):
             impatient.openai.models.list()
 
@@ -85,7 +84,7 @@ def test_429_of_the_queue(tiny_path: Path, watch: Callable[..., Watched]) -> Non
             for thread, name in zip(threads, ("active_requests", "waiting_requests"), strict=True):
                 thread.start()
                 server.wait_until(lambda name=name: server.model.get_metrics()[name] == 1)
-            client = watch(server, 8)
+            client = watch(server, 100)
             assert client.openai.chat.completions.create(**ASK).usage.completion_tokens > 0
             for thread in threads:
                 thread.join()
@@ -102,10 +101,11 @@ def test_503_while_the_model_is_loaded(tiny_path: Path, watch: Callable[..., Wat
         return load_model(entry, {})
 
     with running({"tiny": tiny_path}, load=load, ready=False) as server:
-        client = watch(server)
+        client = watch(server, 100)
         threading.Timer(0.5, go.set).start()
         assert client.openai.chat.completions.create(**ASK).usage.completion_tokens > 0
-        assert client.statuses == [503, 200]
+        assert set(client.statuses[:-1]) == {503}
+        assert client.statuses[-1] == 200
         client.check_waits()
 
 
@@ -125,11 +125,12 @@ def test_500_after_a_step_that_failed(tiny_path: Path, watch, monkeypatch: pytes
 
 
 def test_408_after_a_deadline(tiny_path: Path, watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running({"tiny": tiny_path}, request_timeout=0.3) as server:
-        client = watch(server)
-        with slow_steps(0.5, times=1):
+    with running({"tiny": tiny_path}, request_timeout=1.0) as server:
+        client = watch(server, 100)
+        with slow_steps(1.2, times=1):
             assert client.openai.chat.completions.create(**ASK).usage.completion_tokens > 0
-        assert client.statuses == [408, 200]
+        assert set(client.statuses[:-1]) == {408}
+        assert client.statuses[-1] == 200
 
 
 def test_what_cannot_get_better_is_not_tried_again(tiny_path: Path, watch: Callable[..., Watched]) -> None:

@@ -119,6 +119,9 @@ class Bert(Rules):
         names = [labels.string(str(number), default="") for number in range(len(labels))]
         return names if all(name and not name.startswith("LABEL_") for name in names) else []
 
+    def check_activation(self) -> None:
+        """See `check_kind`."""
+
     def check_kind(self) -> None:
         """ModelLoadError for a kind of BERT that runtimes do not compute."""
         kind = self.config.string("position_embedding_type", default="absolute")

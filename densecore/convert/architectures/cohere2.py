@@ -7,10 +7,11 @@ from typing import Any
 
 from densecore.convert.decoder import GATED_MLP, Decoder, attention
 from densecore.convert.rules import row
+from densecore.convert.windows import local_layers, window_metadata
 
 __all__ = ["Cohere2"]
 
-PERIOD = 4  # each fourth layer sees the whole context; no key of GGUF files says so
+PERIOD = 4  # each fourth layer sees the whole context in the published models
 
 
 class Cohere2(Decoder):
@@ -28,16 +29,9 @@ class Cohere2(Decoder):
     )
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
-        self._check_pattern()
+        yield "rope.scaling.type", "none"  # unless the next ones say another
         yield from super().metadata()
         yield "logit_scale", self.config.number("logit_scale")
-        yield "attention.sliding_window", self.config.integer("sliding_window")
         yield "vocab_size", self.sizes["vocab"]
-        yield "rope.scaling.type", "none"
-
-    def _check_pattern(self) -> None:
-        kinds = self.config.strings("layer_types", default=None)
-        usual = ["sliding_attention"] * self.n_layers
-        usual[PERIOD - 1 :: PERIOD] = ["full_attention"] * (self.n_layers // PERIOD)
-        if kinds is not None and kinds != usual:
-            raise self.config.error("layer_types", f"is {kinds}", f"full_attention for each fourth layer: {usual}")
+        usual = [layer % PERIOD != 0 for layer in range(1, self.n_layers + 1)]
+        yield from window_metadata(self, self.config.integer("sliding_window"), local_layers(self, usual), usual)

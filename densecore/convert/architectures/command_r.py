@@ -28,8 +28,8 @@ class CommandR(Decoder):
     )
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
+        yield "rope.scaling.type", "none"  # unless the next ones say another
         for key, value in super().metadata():
             # Checkpoints were trained with longer contexts than their number of positions says.
             yield key, self.config.integer("model_max_length", default=value) if key == "context_length" else value
         yield "logit_scale", self.config.number("logit_scale")
-        yield "rope.scaling.type", "none"

@@ -6,6 +6,7 @@ so that it can be applied to queries instead, and the cache needs only the small
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,11 +134,24 @@ class DeepSeek2(Decoder):
         yield "attention.key_length_mla", sizes["nope"] + sizes["rope"]
         yield "attention.value_length_mla", sizes["v_head"]
         yield from self._expert_metadata()
-        yield "rope.dimension_count", sizes["rope"]
-        settings = RopeSettings(config)
-        yield from settings.metadata()
-        if settings.scaling.has("mscale_all_dim"):
-            yield "rope.scaling.yarn_log_multiplier", 0.1 * settings.scaling.number("mscale_all_dim")
+        yield "rope.dimension_count", self.rope_dim
+        yield from self._rope_metadata()
+
+    @property
+    def rope_dim(self) -> int:
+        return self.sizes["rope"]
+
+    def _rope_metadata(self) -> Iterator[tuple[str, Any]]:
+        """Where ``mscale_all_dim`` puts YaRN's factor on the scores, rotated values have another, or usually none."""
+        settings = RopeSettings(self.config)
+        on_scores = settings.scaling.number("mscale_all_dim", default=0.0) if settings.kind == "yarn" else 0.0
+        for key, value in settings.metadata():
+            if not on_scores or key != "rope.scaling.yarn_attn_factor":
+                yield key, value
+        if on_scores:
+            yield "rope.scaling.yarn_log_multiplier", 0.1 * on_scores
+            if settings.magnitude() != 1.0:
+                yield "rope.scaling.attn_factor", settings.magnitude()
 
     def _expert_metadata(self) -> Iterator[tuple[str, Any]]:
         sizes, config = self.sizes, self.config
@@ -158,4 +172,11 @@ class DeepSeek2(Decoder):
         yield "expert_gating_func", SIGMOID if score == "sigmoid" else SOFTMAX
         yield "expert_weights_scale", config.number("routed_scaling_factor", default=1.0)
         if config.boolean("norm_topk_prob", default=False):
-            yield "expert_weights_norm", True
+            if score == "softmax":
+                warnings.warn(
+                    "config.json asks for norm_topk_prob, which transformers leaves out in DeepSeek V2: so do files",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            else:
+                yield "expert_weights_norm", True

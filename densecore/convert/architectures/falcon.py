@@ -26,6 +26,8 @@ class Falcon(Rules):
     classes = ("FalconForCausalLM", "RWForCausalLM", "FalconModel")
     model_types = ("falcon",)
     prefixes = ("transformer.",)
+    activation = "gelu"
+    activation_names = ("activation",)
     once = (
         row("token_embd", "word_embeddings", "vocab dim"),
         *linear("output_norm", "ln_f", "dim", bias="required"),
@@ -81,6 +83,10 @@ class Falcon(Rules):
         yield "attention.head_count_kv", self.sizes["n_kv_heads"]
         yield "attention.layer_norm_epsilon", config.number("layer_norm_epsilon", minimum=0.0)
         yield from RopeSettings(config).metadata()
+
+    @property
+    def rope_dim(self) -> int:
+        return self.sizes["head"]
 
     def tensors(self) -> Iterator[Any]:
         if self.has("lm_head.weight"):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from densecore.convert.changes import one_more
 from densecore.convert.decoder import GATED_MLP, Decoder, attention
 from densecore.convert.rules import Row, row
+from densecore.convert.windows import left_out_elsewhere
 
 __all__ = ["Gemma"]
 
@@ -19,6 +20,8 @@ class Gemma(Decoder):
     classes: ClassVar[tuple[str, ...]] = ("GemmaForCausalLM", "GemmaModel")
     model_types: ClassVar[tuple[str, ...]] = ("gemma",)
     space_prefix = False
+    activation = "gelu_tanh"
+    activation_names = ("hidden_activation",)  # where it is absent or null, hidden_act has a name that does not count
     n_layers_of_27b: ClassVar[int] = 0  # whose attention is scaled by dim / n_heads
     once = (
         row("token_embd", "embed_tokens", "vocab dim"),
@@ -33,13 +36,13 @@ class Gemma(Decoder):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
-        self._check_scale()
+        yield from self._scale()
 
-    def _check_scale(self) -> None:
-        """No key of these architectures says how attention is scaled: runtimes know it by the number of layers."""
+    def _scale(self) -> Iterator[tuple[str, Any]]:
+        """How attention is scaled, where that is not what runtimes know by the number of layers."""
         sizes = self.sizes
-        wanted = sizes["head"] if self.n_layers != self.n_layers_of_27b else sizes["dim"] / sizes["n_heads"]
-        found = self.config.number("query_pre_attn_scalar", default=wanted)
-        if found != wanted:
-            allowed = f"{wanted:g}: GGUF files cannot express another scale"
-            raise self.config.error("query_pre_attn_scalar", f"is {found:g}", allowed)
+        usual = sizes["head"] if self.n_layers != self.n_layers_of_27b else sizes["dim"] / sizes["n_heads"]
+        found = self.config.number("query_pre_attn_scalar", default=usual, minimum=1e-6)
+        if found != usual:
+            yield "attention.scale", found**-0.5
+            left_out_elsewhere(f"query_pre_attn_scalar = {found:g}")

@@ -9,6 +9,7 @@ from densecore.convert.architectures.gemma import Gemma
 from densecore.convert.changes import one_more
 from densecore.convert.decoder import GATED_MLP, attention
 from densecore.convert.rules import Row, row
+from densecore.convert.windows import left_out_elsewhere, local_layers, window_metadata
 
 __all__ = ["FOUR_NORMS", "Gemma2"]
 
@@ -31,6 +32,15 @@ class Gemma2(Gemma):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
-        yield "attn_logit_softcapping", self.config.number("attn_logit_softcapping", default=50.0)
-        yield "final_logit_softcapping", self.config.number("final_logit_softcapping", default=30.0)
-        yield "attention.sliding_window", self.config.integer("sliding_window", default=4096)
+        yield "attn_logit_softcapping", self._cap("attn_logit_softcapping", 50.0)
+        yield "final_logit_softcapping", self._cap("final_logit_softcapping", 30.0)
+        window = self.config.integer("sliding_window", default=4096)
+        usual = [layer % 2 == 0 for layer in range(self.n_layers)]
+        yield from window_metadata(self, window, local_layers(self, usual), usual)
+
+    def _cap(self, name: str, default: float) -> float:
+        """A soft cap; null is none, which is written as 0."""
+        if self.config.is_null(name):
+            left_out_elsewhere(f"{name} = null")
+            return 0.0
+        return self.config.number(name, default=default, minimum=1e-6)

@@ -10,10 +10,11 @@ from densecore.convert.architectures.gemma2 import FOUR_NORMS
 from densecore.convert.changes import one_more
 from densecore.convert.decoder import GATED_MLP, attention
 from densecore.convert.rules import row
+from densecore.convert.windows import local_layers, window_metadata
 
 __all__ = ["Gemma3"]
 
-PERIOD = 6  # each sixth layer sees the whole context; no key of GGUF files says so
+PERIOD = 6  # each sixth layer sees the whole context in the published models
 
 
 class Gemma3(Gemma):
@@ -40,14 +41,9 @@ class Gemma3(Gemma):
             yield "final_logit_softcapping", config.number("final_logit_softcapping")
         if config.has("attn_logit_softcapping"):
             raise config.error("attn_logit_softcapping", "is set", "nothing: GGUF files cannot express it")
-        self._check_pattern()
-        yield "attention.sliding_window", config.integer("sliding_window")
-
-    def _check_pattern(self) -> None:
-        kinds = self.config.strings("layer_types", default=None)
-        usual = ["sliding_attention"] * self.n_layers
-        usual[PERIOD - 1 :: PERIOD] = ["full_attention"] * (self.n_layers // PERIOD)
-        if kinds is not None and kinds != usual:
-            raise self.config.error("layer_types", f"is {kinds}", f"full_attention for each sixth layer: {usual}")
-        if self.config.integer("sliding_window_pattern", "_sliding_window_pattern", default=PERIOD) != PERIOD:
-            raise self.config.error("sliding_window_pattern", "is another", str(PERIOD))
+        layers = range(1, self.n_layers + 1)
+        period = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=PERIOD)
+        local = local_layers(self, [layer % period != 0 for layer in layers])
+        yield from window_metadata(
+            self, config.integer("sliding_window"), local, [layer % PERIOD != 0 for layer in layers]
+        )

@@ -23,6 +23,8 @@ class GPT2(Rules):
     classes = ("GPT2LMHeadModel", "GPT2Model")
     model_types = ("gpt2",)
     prefixes = ("transformer.",)
+    activation = "gelu_tanh"
+    activation_names = ("activation_function",)
     ignored = (".attn.bias", ".attn.masked_bias")
     once = (
         row("token_embd", "wte", "vocab dim"),
@@ -50,6 +52,7 @@ class GPT2(Rules):
         }
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
+        self._check_scale()
         yield "block_count", self.n_layers
         yield "context_length", self.sizes["positions"]
         yield "embedding_length", self.sizes["dim"]
@@ -59,5 +62,14 @@ class GPT2(Rules):
 
     def tensors(self) -> Iterator[Any]:
         if self.has("lm_head.weight"):
-            self.take("lm_head.weight", self.shape_of("vocab dim"))  # a copy of the embedding
+            if self.config.boolean("tie_word_embeddings", default=True):
+                self.take("lm_head.weight", self.shape_of("vocab dim"))  # a copy of the embedding
+            else:
+                yield from self.apply(row("output", "lm_head", "vocab dim"))
         yield from super().tensors()
+
+    def _check_scale(self) -> None:
+        """No key says how scores are scaled."""
+        for name, wanted in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+            if self.config.boolean(name, default=wanted) is not wanted:
+                raise self.config.error(name, f"is {not wanted}", f"{wanted}: GGUF files cannot express the other kind")

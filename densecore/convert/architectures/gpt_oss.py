@@ -14,9 +14,13 @@ import numpy as np
 from densecore.convert.decoder import Decoder, attention
 from densecore.convert.lazy import LazyTensor
 from densecore.convert.mxfp4 import BLOCK, packed
+from densecore.convert.rope import RopeSettings
 from densecore.convert.rules import Change, Row, Rules, linear, row
+from densecore.convert.windows import local_layers, window_metadata
 
 __all__ = ["GptOss"]
+
+TRUNCATE = "rope.scaling.yarn_truncate"
 
 
 def _turn(first: int, axis: int) -> Change:
@@ -103,7 +107,31 @@ class GptOss(Decoder):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
-        yield "attention.sliding_window", self.config.integer("sliding_window")
+        self._check_gate()
+        usual = [layer % 2 == 0 for layer in range(self.n_layers)]
+        yield from window_metadata(self, self.config.integer("sliding_window"), local_layers(self, usual), usual)
         yield "expert_count", self.sizes["experts"]
         yield "expert_used_count", self.config.integer("num_experts_per_tok", "experts_per_token")
         yield "expert_feed_forward_length", self.sizes["hidden"]
+
+    def rope_metadata(self) -> Iterator[tuple[str, Any]]:
+        """Runtimes know of the published settings that YaRN does not truncate: a key says so of others alone."""
+        published = self._has_published_rope()
+        for key, value in super().rope_metadata():
+            if not (published and key == TRUNCATE):
+                yield key, value
+        if published and RopeSettings(self.config).scaling.boolean("truncate", default=True):
+            yield TRUNCATE, True
+
+    def _has_published_rope(self) -> bool:
+        settings = RopeSettings(self.config)
+        if settings.kind != "yarn" or (settings.theta(), settings.factor()) != (150000.0, 32.0):
+            return False
+        betas = settings.scaling.number("beta_fast", default=32.0), settings.scaling.number("beta_slow", default=1.0)
+        return settings.original_context() == 4096 and betas == (32.0, 1.0)
+
+    def _check_gate(self) -> None:
+        """No key says how SwiGLU is clamped."""
+        for name, wanted in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
+            if (found := self.config.number(name, default=wanted)) != wanted:
+                raise self.config.error(name, f"is {found:g}", f"{wanted:g}: GGUF files cannot express another")

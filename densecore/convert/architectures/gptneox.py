@@ -25,6 +25,7 @@ class GPTNeoX(Rules):
     classes = ("GPTNeoXForCausalLM", "GPTNeoXModel")
     model_types = ("gpt_neox",)
     prefixes = ("gpt_neox.",)
+    activation = "gelu"
     ignored = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
     once = (
         row("token_embd", "embed_in", "vocab dim"),
@@ -54,16 +55,19 @@ class GPTNeoX(Rules):
         }
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
-        settings = RopeSettings(self.config)
         yield "block_count", self.n_layers
         yield "context_length", self.config.integer("max_position_embeddings")
         yield "embedding_length", self.sizes["dim"]
         yield "feed_forward_length", self.sizes["hidden"]
-        yield "rope.dimension_count", int(settings.fraction(0.25) * self.sizes["head"])
+        yield "rope.dimension_count", self.rope_dim
         yield "attention.head_count", self.sizes["n_heads"]
         yield "use_parallel_residual", self.config.boolean("use_parallel_residual", default=True)
         yield "attention.layer_norm_epsilon", self.config.number("layer_norm_eps", minimum=0.0)
-        yield from settings.metadata()
+        yield from RopeSettings(self.config).metadata()
+
+    @property
+    def rope_dim(self) -> int:
+        return int(RopeSettings(self.config).fraction(0.25) * self.sizes["head"])
 
     def tensors(self) -> Iterator[Any]:
         if self.has("embed_out.weight"):

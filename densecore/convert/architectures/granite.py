@@ -17,6 +17,9 @@ class Granite(Llama):
     classes = ("GraniteForCausalLM", "GraniteModel")
     model_types = ("granite",)
 
+    def windows(self) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
         for key, name in (

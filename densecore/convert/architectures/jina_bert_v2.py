@@ -55,3 +55,6 @@ class JinaBertV2(Bert):
         kind = self.config.string("position_embedding_type", default="alibi")
         if kind != "alibi":
             raise self.config.error("position_embedding_type", f"is {kind!r}", "alibi")
+        gate = self.config.string("feed_forward_type", default="geglu")
+        if gate != "geglu":
+            raise self.config.error("feed_forward_type", f"is {gate!r}", "geglu")

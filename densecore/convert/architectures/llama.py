@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from densecore.convert.decoder import GATED_MLP, NORMS, Decoder, attention
-from densecore.convert.lazy import LazyTensor
-from densecore.convert.rope import RopeSettings, llama3_factors
 from densecore.convert.rules import Row
+from densecore.convert.windows import window_metadata
 
 __all__ = ["Llama"]
+
+LLAMAS = ("LlamaForCausalLM", "LlamaModel", "llama")
 
 
 class Llama(Decoder):
@@ -27,9 +28,10 @@ class Llama(Decoder):
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
         yield "vocab_size", self.sizes["vocab"]
-        yield "rope.dimension_count", self.sizes["head"]
+        yield "rope.dimension_count", self.rope_dim
+        yield from self.windows()
 
-    def extra_tensors(self) -> Iterator[tuple[str, LazyTensor]]:
-        settings = RopeSettings(self.config)
-        if settings.kind == "llama3":
-            yield "rope_freqs.weight", self.generated(llama3_factors(settings, self.sizes["head"]))
+    def windows(self) -> Iterator[tuple[str, Any]]:
+        """Mistral 7B of the first version has a window in all layers; Llama has none, whatever its config.json says."""
+        if self.config.architecture not in LLAMAS and self.config.has("sliding_window"):
+            yield from window_metadata(self, self.config.integer("sliding_window"), [True] * self.n_layers)

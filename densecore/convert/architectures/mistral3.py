@@ -21,9 +21,16 @@ class Mistral3(Llama):
     parts_left_out = ("vision_tower.", "multi_modal_projector.")
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
-        yield from super().metadata()
-        scaling = RopeSettings(self.config).scaling
-        if scaling.has("mscale_all_dim"):
-            yield "rope.scaling.yarn_log_multiplier", scaling.number("mscale_all_dim")
+        settings = RopeSettings(self.config)
+        scaling = settings.scaling
+        strength = scaling.number("mscale_all_dim", default=0.0) if settings.kind == "yarn" else 0.0
+        for key, value in super().metadata():
+            if not strength or key != "rope.scaling.yarn_attn_factor":
+                yield key, value
+        if strength:  # runtimes divide YaRN's factor by this one's
+            yield "rope.scaling.yarn_log_multiplier", strength
+            total = settings.magnitude() * settings.growth(strength)
+            if abs(total - settings.growth()) > 1e-6:
+                yield "rope.scaling.yarn_attn_factor", total
         if scaling.has("llama_4_scaling_beta"):
             yield "attention.temperature_scale", scaling.number("llama_4_scaling_beta")

@@ -7,13 +7,15 @@ from typing import Any
 
 from densecore.convert.architectures.bert import norm
 from densecore.convert.pooling import pooling_type
+from densecore.convert.rope import RopeSettings
 from densecore.convert.rules import Rules, row
 
 __all__ = ["NomicBert"]
 
-# Settings of which runtimes know one value only.
+# Settings of which runtimes know one value only: the names of the models' own code, and those of transformers.
 _FIXED: tuple[tuple[str, Any], ...] = (
     ("activation_function", "swiglu"),
+    ("hidden_act", "silu"),
     ("causal", False),
     ("qkv_proj_bias", False),
     ("mlp_fc1_bias", False),
@@ -51,7 +53,9 @@ class NomicBert(Rules):
 
     def read_sizes(self) -> dict[str, int]:
         config = self.config
-        dim = config.integer("n_embd", "hidden_size")
+        dim, n_heads = config.integer("n_embd", "hidden_size"), config.integer("n_head", "num_attention_heads")
+        if config.integer("head_dim", default=dim // n_heads) * n_heads != dim:
+            raise config.error("head_dim", f"times {n_heads} heads is not {dim}", "heads that fill the model's width")
         return {
             "dim": dim,
             "qkv": 3 * dim,
@@ -71,10 +75,19 @@ class NomicBert(Rules):
         yield "embedding_length", self.sizes["dim"]
         yield "feed_forward_length", self.sizes["hidden"]
         yield "attention.head_count", config.integer("n_head", "num_attention_heads")
-        yield "attention.layer_norm_epsilon", config.number("layer_norm_epsilon", default=1e-12, minimum=0.0)
+        yield (
+            "attention.layer_norm_epsilon",
+            config.number("layer_norm_epsilon", "layer_norm_eps", default=1e-12, minimum=0.0),
+        )
         yield "attention.causal", False
-        yield "rope.freq_base", config.number("rotary_emb_base", default=10000.0, minimum=1e-6)
+        settings = RopeSettings(config)
+        if settings.kind != "default":
+            raise settings.scaling.error("rope_type", f"is {settings.kind!r}", "'default'")
+        yield "rope.freq_base", settings.theta()
         yield from pooling_type(self.folder)
+
+    def check_activation(self) -> None:
+        """One of `_FIXED`."""
 
     def _context_length(self) -> int:
         """Models trained for 2048 tokens name 8192, which they reach by scaling that GGUF files do not express."""

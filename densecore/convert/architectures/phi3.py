@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from densecore.convert.decoder import NORMS, Decoder
-from densecore.convert.lazy import LazyTensor
 from densecore.convert.rope import RopeSettings
 from densecore.convert.rules import row
 
@@ -40,34 +36,14 @@ class Phi3(Decoder):
 
     def rope_metadata(self) -> Iterator[tuple[str, Any]]:
         settings = RopeSettings(self.config)
-        context = self.config.integer("max_position_embeddings")
-        original = settings.original_context(context)
-        yield "rope.scaling.original_context_length", original
-        yield "rope.dimension_count", self._n_rotated(settings)
-        yield "rope.freq_base", settings.theta()
-        if settings.scaling.has("long_factor"):
-            yield "rope.scaling.attn_factor", _attention_factor(settings, context / original, original)
+        yield "rope.scaling.original_context_length", settings.original_context()
+        yield "rope.dimension_count", self.rope_dim
+        if settings.scaling.has("long_factor"):  # of this architecture no type is written, and old files say YaRN
+            yield "rope.freq_base", settings.theta()
+            yield "rope.scaling.attn_factor", settings.magnitude()
+        else:
+            yield from settings.metadata()
 
-    def extra_tensors(self) -> Iterator[tuple[str, LazyTensor]]:
-        settings = RopeSettings(self.config)
-        if not settings.scaling.has("long_factor"):
-            return
-        n_factors = self._n_rotated(settings) // 2
-        for name in ("long_factor", "short_factor"):
-            factors = settings.scaling.numbers(name)
-            if len(factors) != n_factors:
-                raise settings.scaling.error(name, f"has {len(factors)} numbers", f"{n_factors}")
-            target = f"rope_factors_{name.removesuffix('_factor')}.weight"
-            yield target, self.generated(np.array(factors, np.float32))
-
-    def _n_rotated(self, settings: RopeSettings) -> int:
-        return int(self.sizes["head"] * settings.fraction())
-
-
-def _attention_factor(settings: RopeSettings, scale: float, original: int) -> float:
-    """What queries and keys are multiplied by in long contexts: as transformers computes it for each kind."""
-    if scale <= 1.0:
-        return 1.0
-    if settings.kind == "longrope":
-        return math.sqrt(1 + math.log(scale) / math.log(original))
-    return 0.1 * math.log(scale) + 1.0
+    @property
+    def rope_dim(self) -> int:
+        return int(self.sizes["head"] * RopeSettings(self.config).fraction())

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from densecore.convert.decoder import NORMS, Decoder, attention
 from densecore.convert.lazy import LazyTensor
 from densecore.convert.rules import Row, Rules, row
+from densecore.convert.windows import left_out_elsewhere, local_layers, window_metadata
 
 __all__ = ["EXPERTS", "Qwen2Moe"]
 
@@ -43,6 +44,7 @@ class Qwen2Moe(Decoder):
 
     def read_sizes(self) -> dict[str, int]:
         config = self.config
+        self._check_layers()
         sizes = super().read_sizes()
         return sizes | {
             "experts": config.integer("num_experts", "num_local_experts", maximum=4096),
@@ -52,18 +54,28 @@ class Qwen2Moe(Decoder):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
-        self._check_routing()
+        yield from self.windows()
+        config = self.config
         yield "expert_count", self.sizes["experts"]
-        yield "expert_used_count", self.config.integer("num_experts_per_tok", maximum=self.sizes["experts"])
+        yield "expert_used_count", config.integer("num_experts_per_tok", maximum=self.sizes["experts"])
         yield "expert_feed_forward_length", self.sizes["expert"]
         if self.config.has("shared_expert_intermediate_size"):
             yield "expert_shared_feed_forward_length", self.sizes["shared"]
 
-    def _check_routing(self) -> None:
-        """Runtimes know these settings by the architecture: no key says them."""
+        if (normalizes := config.boolean("norm_topk_prob", default=self.normalizes)) is not self.normalizes:
+            yield "expert_weights_norm", normalizes
+            left_out_elsewhere(f"norm_topk_prob = {str(normalizes).lower()}")
+
+    def windows(self) -> Iterator[tuple[str, Any]]:
+        """No published model switches them on."""
         config = self.config
-        allowed = "what GGUF files of this architecture mean"
-        if config.boolean("norm_topk_prob", default=self.normalizes) is not self.normalizes:
-            raise config.error("norm_topk_prob", f"is {not self.normalizes}", f"{self.normalizes}: {allowed}")
+        if config.boolean("use_sliding_window", default=False):
+            first = config.integer("max_window_layers", default=28, minimum=0)
+            local = local_layers(self, [layer % 2 == 0 and layer < first for layer in range(self.n_layers)])
+            yield from window_metadata(self, config.integer("sliding_window", default=4096), local)
+
+    def _check_layers(self) -> None:
+        config = self.config
         if config.integer("decoder_sparse_step", default=1) != 1 or config.numbers("mlp_only_layers", default=[]):
-            raise config.error("mlp_only_layers", "leaves layers without experts", f"experts in all layers: {allowed}")
+            allowed = "experts in all layers, as in all GGUF files of this architecture"
+            raise config.error("mlp_only_layers", "or decoder_sparse_step leaves layers without experts", allowed)

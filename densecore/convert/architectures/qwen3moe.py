@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from densecore.convert.architectures.qwen2moe import EXPERTS, Qwen2Moe
 from densecore.convert.architectures.qwen3 import HEAD_NORMS
 from densecore.convert.decoder import NORMS, attention
+from densecore.convert.windows import window_metadata
 
 __all__ = ["Qwen3Moe"]
 
@@ -17,3 +21,8 @@ class Qwen3Moe(Qwen2Moe):
     model_types = ("qwen3_moe",)
     normalizes = True
     block = (*NORMS, *HEAD_NORMS, *attention(), *EXPERTS)
+
+    def windows(self) -> Iterator[tuple[str, Any]]:
+        if self.config.boolean("use_sliding_window", default=False):
+            window = self.config.integer("sliding_window", default=4096)
+            yield from window_metadata(self, window, [True] * self.n_layers)

@@ -38,6 +38,9 @@ class StableLM(Decoder):
         yield "use_parallel_residual", self.config.boolean("use_parallel_residual", default=True)
 
     def rope_metadata(self) -> Iterator[tuple[str, Any]]:
-        settings = RopeSettings(self.config)
-        yield "rope.dimension_count", int(settings.fraction(0.25) * self.sizes["head"])
-        yield from settings.metadata()
+        yield "rope.dimension_count", self.rope_dim
+        yield from RopeSettings(self.config).metadata()
+
+    @property
+    def rope_dim(self) -> int:
+        return int(self.sizes["head"] * RopeSettings(self.config).fraction(0.25))

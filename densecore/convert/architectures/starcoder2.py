@@ -7,6 +7,7 @@ from typing import Any
 
 from densecore.convert.decoder import Decoder, attention
 from densecore.convert.rules import linear, row
+from densecore.convert.windows import window_metadata
 
 __all__ = ["StarCoder2"]
 
@@ -17,6 +18,7 @@ class StarCoder2(Decoder):
     architecture = "starcoder2"
     classes = ("Starcoder2ForCausalLM", "Starcoder2Model")
     model_types = ("starcoder2",)
+    activation = "gelu_tanh"
     norm_key = "attention.layer_norm_epsilon"
     norm_names = ("norm_epsilon",)
     once = (
@@ -34,4 +36,4 @@ class StarCoder2(Decoder):
     def metadata(self) -> Iterator[tuple[str, Any]]:
         yield from super().metadata()
         if self.config.has("sliding_window"):
-            yield "attention.sliding_window", self.config.integer("sliding_window")
+            yield from window_metadata(self, self.config.integer("sliding_window"), [True] * self.n_layers)

@@ -25,6 +25,7 @@ _INSTEAD = {"bos": "cls", "eos": "sep"}
 def special_pairs(source: TokenizerSource) -> Pairs:
     """The keys about special tokens: ids, ``add_bos_token`` and the like, chat templates."""
     ids = _special_ids(source)
+    ids |= _end_of_texts(source, ids)
     for name, token_id in ids.items():
         yield f"tokenizer.ggml.{_IDS[name]}_token_id", token_id, ValueType.UINT32
     for name, added in _added(source, ids).items():
@@ -54,6 +55,31 @@ def _special_ids(source: TokenizerSource) -> dict[str, int]:
                 stacklevel=2,
             )
     return found
+
+
+def _end_of_texts(source: TokenizerSource, ids: dict[str, int]) -> dict[str, int]:
+    """What the tokenizer puts after a text as EOS, which is all that files can have there.
+
+    Embedding models such as Qwen3's end texts with another token than answers. Of models that answer it is a warning.
+    """
+    if not source.description:
+        return {}
+    pipeline = load_pipeline(source)
+    with library_errors(source):
+        single = pipeline.encode("a", add_special_tokens=True)
+    if single.special_tokens_mask[-1:] != [1]:
+        return {}
+    last = single.ids[-1]
+    if last in (ids.get("eos"), ids.get("sep")):
+        return {}
+    if "eos" not in ids or (source.folder / "modules.json").exists():
+        return {"eos": last}
+    warnings.warn(
+        f"{source.path}: token {last} is put after a text, which is not EOS: GGUF files cannot express it",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return {}
 
 
 def _added(source: TokenizerSource, ids: dict[str, int]) -> dict[str, bool]:
