@@ -98,12 +98,18 @@ class Workspace(NamedTuple):
 
 
 @inlined
+def ask(logits, first):
+    """Ask for the logits of a block that will follow the one at `first`."""
+    for line in range(first + AHEAD, first + AHEAD + BLOCK, 16):
+        prefetch_far(logits, line)
+
+
+@inlined
 def scan(logits, peaks):
     """The one pass over all logits (n_vocab,): fill `peaks`; return the highest of them."""
     highest = np.int32(-INF_KEY)
     for block in range(peaks.shape[0]):
-        for line in range(block * BLOCK + AHEAD, block * BLOCK + AHEAD + BLOCK, 16):
-            prefetch_far(logits, line)
+        ask(logits, block * BLOCK)
         peaks[block] = peak_of_block(logits, block)
         highest = peaks[block] if peaks[block] > highest else highest
     return highest
@@ -205,6 +211,7 @@ def collect_all(logits, keys, loaded, peaks, threshold, found_keys, found_ids):
         if peaks[block] < threshold:
             continue
         first = block * BLOCK
+        ask(logits, first)
         if not loaded[block] and first + BLOCK <= logits.shape[0]:
             for part in range(first, first + BLOCK, PART):
                 hit = False
@@ -298,6 +305,7 @@ def weigh_all(logits, keys, loaded, peaks, top, scale, stride, fractions, halvin
     total = np.int64(0)
     for block in range(peaks.shape[0]):
         first = block * BLOCK
+        ask(logits, first)
         if not loaded[block] and first + BLOCK <= logits.shape[0]:
             weigh_logits(logits, first, top, scale, fractions, halvings)
         else:
