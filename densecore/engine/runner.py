@@ -12,7 +12,6 @@ from densecore.engine.batch import Row, build_batch
 from densecore.engine.kernel_thread import kernel_thread
 from densecore.engine.scheduler import Scheduled
 from densecore.engine.workers import WorkerThreads
-from densecore.kernels.peaks import num_blocks
 from densecore.models import AdapterUse, Batch, Hooks, KVCache, Model, Outputs
 
 __all__ = ["Runner"]
@@ -44,9 +43,7 @@ class Runner:
         """The same, for tokens at any place of sequences."""
         if not rows:
             kernel_thread.run_deferred()
-            config = self.model.config
-            logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
-            return Outputs(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
+            return Outputs.none(self.model.config)
         batch = build_batch(rows, self.cache.block_size, self.model.adapters)
         kernel_thread.run_deferred()
         return self.model.outputs(batch, self.cache, self.workers.apply())

@@ -16,6 +16,7 @@ import numpy as np
 from densecore.exceptions import ModelLoadError
 from densecore.gguf import GGUFFile
 from densecore.kernels import rope
+from densecore.kernels.peaks import num_blocks
 from densecore.kernels.plan import Plan
 from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
@@ -40,6 +41,12 @@ class Outputs(NamedTuple):
     logits: np.ndarray  # (num_logits, n_vocab) of the tokens `batch.logits_indices`
     hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
     peaks: np.ndarray  # (num_logits, num_blocks) of the logits: what sampling looks at first
+
+    @classmethod
+    def none(cls, config: ModelConfig) -> Outputs:
+        """Of a step without tokens."""
+        logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
+        return cls(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
 
 
 class Model(ABC):
