@@ -44,7 +44,7 @@ class Outputs(NamedTuple):
 
     @classmethod
     def none(cls, config: ModelConfig) -> Outputs:
-        """Of a step without tokens."""
+        """Those of a step in which nothing is computed."""
         logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
         return cls(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
 

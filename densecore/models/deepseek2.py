@@ -27,12 +27,15 @@ from densecore.kernels.formats import FORMATS
 from densecore.models.base import Model
 from densecore.models.config import MAX_DIMENSION, MAX_LAYERS, ModelConfig
 from densecore.models.experts import (
+    DenseFeedForward,
     ExpertConfig,
     ExpertLayer,
     ExpertLinear,
     SharedExpert,
+    dense_feed_forward,
     feed_forward,
     has_experts,
+    load_dense,
     load_expert_layer,
     load_shared_expert,
     multiply_grouped,
@@ -78,15 +81,6 @@ class MlaConfig:
             nope_dim=size(key, rope_dim + 1) - rope_dim,
             value_dim=size(value),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class DenseFeedForward:
-    """The feed-forward part of the first layers, named as in the file."""
-
-    ffn_gate: Linear  # (hidden_dim, dim)
-    ffn_up: Linear  # (hidden_dim, dim)
-    ffn_down: Linear  # (dim, hidden_dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +134,7 @@ class DeepSeek2(Model):
         attn_k_b, attn_v_b = self._load_heads(load, prefix)
         dense = experts = shared = None
         if self.experts is None or int(prefix.rpartition(".")[2]) < self.num_dense:
-            dense = DenseFeedForward(
-                ffn_gate=load.linear(f"{prefix}.ffn_gate", c.hidden_dim, c.dim),
-                ffn_up=load.linear(f"{prefix}.ffn_up", c.hidden_dim, c.dim),
-                ffn_down=load.linear(f"{prefix}.ffn_down", c.dim, c.hidden_dim),
-            )
+            dense = load_dense(load, prefix, c.dim, c.hidden_dim)
         else:
             experts = load_expert_layer(load, prefix, c.dim, self.experts)
             if self.n_shared:
@@ -265,9 +255,7 @@ class DeepSeek2(Model):
 
     def _feed_forward(self, step: Step, h: np.ndarray, w: Layer) -> np.ndarray:
         if w.dense is not None:
-            gate, up = step.project(h, w.dense.ffn_gate, w.dense.ffn_up)  # (num_tokens, hidden_dim)
-            (out,) = step.project(step.swiglu(gate, up), w.dense.ffn_down)
-            return out
+            return dense_feed_forward(step, h, w.dense)
         assert self.experts is not None
         assert w.experts is not None
         out = feed_forward(step, h, w.experts, self.experts.rule)

@@ -19,13 +19,17 @@ from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
 
 __all__ = [
+    "DenseFeedForward",
     "ExpertConfig",
     "ExpertLayer",
     "ExpertLinear",
     "SharedExpert",
+    "dense_feed_forward",
     "feed_forward",
     "has_experts",
+    "load_dense",
     "load_expert_layer",
+    "load_experts_or_dense",
     "load_shared_expert",
     "multiply_grouped",
     "shared_feed_forward",
@@ -135,6 +139,15 @@ class ExpertLayer:
 
 
 @dataclass(frozen=True, eq=False)
+class DenseFeedForward:
+    """Weights of a layer without experts, named as in the file."""
+
+    ffn_gate: Linear  # (hidden_dim, dim)
+    ffn_up: Linear  # (hidden_dim, dim)
+    ffn_down: Linear  # (dim, hidden_dim)
+
+
+@dataclass(frozen=True, eq=False)
 class SharedExpert:
     """Weights of the expert of a layer that every token passes, named as in the file."""
 
@@ -152,6 +165,15 @@ def load_shared_expert(load: WeightLoader, prefix: str, dim: int, shared_dim: in
     )
 
 
+def load_dense(load: WeightLoader, prefix: str, dim: int, hidden_dim: int) -> DenseFeedForward:
+    """The feed-forward part of a layer without experts, whose tensors begin with `prefix`."""
+    return DenseFeedForward(
+        ffn_gate=load.linear(f"{prefix}.ffn_gate", hidden_dim, dim),
+        ffn_up=load.linear(f"{prefix}.ffn_up", hidden_dim, dim),
+        ffn_down=load.linear(f"{prefix}.ffn_down", dim, hidden_dim),
+    )
+
+
 def load_expert_layer(load: WeightLoader, prefix: str, dim: int, experts: ExpertConfig) -> ExpertLayer:
     """The experts of the layer whose tensors begin with `prefix`."""
     n, hidden_dim = experts.n_experts, experts.hidden_dim
@@ -163,6 +185,15 @@ def load_expert_layer(load: WeightLoader, prefix: str, dim: int, experts: Expert
         ffn_down_exps=_load_expert_linear(load, f"{prefix}.ffn_down_exps", n, dim, hidden_dim),
         exp_probs_b=load.vector(bias, n) if load.has(bias) else NO_BIAS,
     )
+
+
+def load_experts_or_dense(
+    load: WeightLoader, prefix: str, dim: int, hidden_dim: int, experts: ExpertConfig
+) -> ExpertLayer | DenseFeedForward:
+    """The experts of the layer whose tensors begin with `prefix`, or where it has none what is in their place."""
+    if load.has(f"{prefix}.ffn_gate_inp.weight") or not load.has(f"{prefix}.ffn_gate.weight"):
+        return load_expert_layer(load, prefix, dim, experts)
+    return load_dense(load, prefix, dim, hidden_dim)
 
 
 def _load_expert_linear(load: WeightLoader, name: str, n: int, n_out: int, n_in: int) -> ExpertLinear:
@@ -189,6 +220,13 @@ def feed_forward(step: Step, x: np.ndarray, w: ExpertLayer, rule: routing.Rule, 
     (outs,) = _project(step, [(down, step.activations(hidden, down.format.group))], groups)  # (num_pairs, dim)
     out = step.workspace.array("experts.out", x.shape)
     step.run(routing.combine, outs, groups.places, weights, out)
+    return out
+
+
+def dense_feed_forward(step: Step, x: np.ndarray, w: DenseFeedForward) -> np.ndarray:
+    """What a layer without experts makes of x: both (num_tokens, dim)."""
+    gate, up = step.project(x, w.ffn_gate, w.ffn_up)
+    (out,) = step.project(step.swiglu(gate, up), w.ffn_down)
     return out
 
 

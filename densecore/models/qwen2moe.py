@@ -15,11 +15,13 @@ from densecore.kernels import gates, rope
 from densecore.models.base import Model
 from densecore.models.config import MAX_DIMENSION
 from densecore.models.experts import (
+    DenseFeedForward,
     ExpertConfig,
     ExpertLayer,
     SharedExpert,
+    dense_feed_forward,
     feed_forward,
-    load_expert_layer,
+    load_experts_or_dense,
     load_shared_expert,
     shared_feed_forward,
 )
@@ -39,9 +41,9 @@ class Layer:
     attn_v: Linear  # (n_kv_heads * head_dim, dim)
     attn_output: Linear  # (dim, n_heads * head_dim)
     ffn_norm: np.ndarray  # (dim,)
-    experts: ExpertLayer
-    ffn_gate_inp_shexp: Linear  # (1, dim) gate of the shared expert
-    shared: SharedExpert
+    experts: ExpertLayer | DenseFeedForward
+    ffn_gate_inp_shexp: Linear | None  # (1, dim) gate of the shared expert
+    shared: SharedExpert | None
 
 
 class Qwen2Moe(Model):
@@ -58,6 +60,11 @@ class Qwen2Moe(Model):
     def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
         c = self.config
         q_dim, kv_dim = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        experts = load_experts_or_dense(load, prefix, c.dim, c.hidden_dim, self.experts)
+        gate = shared = None
+        if isinstance(experts, ExpertLayer):
+            gate = load.row(f"{prefix}.ffn_gate_inp_shexp", c.dim)
+            shared = load_shared_expert(load, prefix, c.dim, self.shared_dim)
         return Layer(
             attn_norm=load.vector(f"{prefix}.attn_norm.weight", c.dim),
             attn_q=load.linear(f"{prefix}.attn_q", q_dim, c.dim),
@@ -65,9 +72,9 @@ class Qwen2Moe(Model):
             attn_v=load.linear(f"{prefix}.attn_v", kv_dim, c.dim),
             attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
             ffn_norm=load.vector(f"{prefix}.ffn_norm.weight", c.dim),
-            experts=load_expert_layer(load, prefix, c.dim, self.experts),
-            ffn_gate_inp_shexp=load.row(f"{prefix}.ffn_gate_inp_shexp", c.dim),
-            shared=load_shared_expert(load, prefix, c.dim, self.shared_dim),
+            experts=experts,
+            ffn_gate_inp_shexp=gate,
+            shared=shared,
         )
 
     def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
@@ -91,11 +98,20 @@ class Qwen2Moe(Model):
         step.hook("resid_mid", x)
 
         h = step.norm(x, w.ffn_norm, self.epsilon)
-        mlp_out = feed_forward(step, h, w.experts, self.experts.rule)  # (num_tokens, dim)
-        shared = shared_feed_forward(step, h, w.shared)
-        (gate,) = step.project(h, w.ffn_gate_inp_shexp)  # (num_tokens, 1)
-        step.run(gates.gate_rows, shared, gate)
-        step.add(mlp_out, shared)
+        mlp_out = self.feed_forward(step, h, w)  # (num_tokens, dim)
         step.hook("mlp_out", mlp_out)
         step.add(x, mlp_out)
         step.hook("resid_post", x)
+
+    def feed_forward(self, step: Step, h: np.ndarray, w: Layer) -> np.ndarray:
+        """What the experts make of h, or what a layer without them does: both (num_tokens, dim)."""
+        if isinstance(w.experts, DenseFeedForward):
+            return dense_feed_forward(step, h, w.experts)
+        assert w.shared is not None
+        assert w.ffn_gate_inp_shexp is not None
+        out = feed_forward(step, h, w.experts, self.experts.rule)
+        shared = shared_feed_forward(step, h, w.shared)
+        (gate,) = step.project(h, w.ffn_gate_inp_shexp)  # (num_tokens, 1)
+        step.run(gates.gate_rows, shared, gate)
+        step.add(out, shared)
+        return out

@@ -13,7 +13,14 @@ import numpy as np
 from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.models.base import Model
-from densecore.models.experts import ExpertConfig, ExpertLayer, feed_forward, load_expert_layer
+from densecore.models.experts import (
+    DenseFeedForward,
+    ExpertConfig,
+    ExpertLayer,
+    dense_feed_forward,
+    feed_forward,
+    load_experts_or_dense,
+)
 from densecore.models.step import Step
 from densecore.models.weights import Linear, WeightLoader
 
@@ -32,7 +39,7 @@ class Layer:
     attn_k_norm: np.ndarray  # (head_dim,)
     attn_output: Linear  # (dim, n_heads * head_dim)
     ffn_norm: np.ndarray  # (dim,)
-    experts: ExpertLayer
+    experts: ExpertLayer | DenseFeedForward
 
 
 class Qwen3Moe(Model):
@@ -56,7 +63,7 @@ class Qwen3Moe(Model):
             attn_k_norm=load.vector(f"{prefix}.attn_k_norm.weight", c.head_dim),
             attn_output=load.linear(f"{prefix}.attn_output", c.dim, q_dim),
             ffn_norm=load.vector(f"{prefix}.ffn_norm.weight", c.dim),
-            experts=load_expert_layer(load, prefix, c.dim, self.experts),
+            experts=load_experts_or_dense(load, prefix, c.dim, c.hidden_dim, self.experts),
         )
 
     def layer(self, step: Step, x: np.ndarray, w: Layer) -> None:
@@ -82,7 +89,10 @@ class Qwen3Moe(Model):
         step.hook("resid_mid", x)
 
         h = step.norm(x, w.ffn_norm, self.epsilon)
-        mlp_out = feed_forward(step, h, w.experts, self.experts.rule)  # (num_tokens, dim)
+        if isinstance(w.experts, DenseFeedForward):
+            mlp_out = dense_feed_forward(step, h, w.experts)  # (num_tokens, dim)
+        else:
+            mlp_out = feed_forward(step, h, w.experts, self.experts.rule)
         step.hook("mlp_out", mlp_out)
         step.add(x, mlp_out)
         step.hook("resid_post", x)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.models.base import Model
 from densecore.models.step import Step
@@ -17,7 +18,7 @@ from densecore.models.weights import Linear, WeightLoader
 
 __all__ = ["SmolLM3"]
 
-NOPE_PERIOD = 4  # layers; no key tells it
+NOPE_PERIOD = 4  # layers; usually no key tells it
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,15 @@ class SmolLM3(Model):
     """See the module's text."""
 
     pairing = rope.ADJACENT
+
+    def __init__(self, file: GGUFFile) -> None:
+        super().__init__(file)
+        key, n_layers = f"{self.config.architecture}.rope.layers", self.config.n_layers  # a key of DenseCore's own
+        self.rotates = [(layer + 1) % NOPE_PERIOD != 0 for layer in range(n_layers)]
+        if key in file.metadata:
+            self.rotates = [bool(rotates) for rotates in file.metadata.array(key)]
+            if len(self.rotates) != n_layers:
+                raise file.metadata.error(key, f"has {len(self.rotates)} values", f"{n_layers}, one a layer")
 
     def load_layer(self, load: WeightLoader, prefix: str) -> Layer:
         c = self.config
@@ -66,7 +76,7 @@ class SmolLM3(Model):
         step.hook("q", q)
         step.hook("k", k)
         step.hook("v", v)
-        if (step.layer + 1) % NOPE_PERIOD:
+        if self.rotates[step.layer]:
             step.rope(q, self.pairing)
             step.rope(k, self.pairing)
         z = step.attention(q, k, v, self.attention_scale, self.windows[step.layer])  # (num_tokens, n_heads, head_dim)

@@ -80,7 +80,8 @@ KEYS = {
 } | {
     "tokenizer.ggml.normalizer.lowercase",
     "tokenizer.ggml.normalizer.strip_accents",
-    "{arch}.rope.scaling.yarn_truncate",  # DenseCore's own
+    "{arch}.rope.scaling.yarn_truncate",  # this one and the next are DenseCore's own
+    "{arch}.rope.layers",
 }
 
 

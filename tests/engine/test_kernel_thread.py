@@ -108,7 +108,7 @@ def test_a_busy_python_thread_does_not_hold_it_up(thread):
     busy = threading.Thread(target=spin)
     busy.start()
     try:
-        held_up = release_often()  # on a thread like any other
+        held_up = max(release_often() for _ in range(5))  # on any other thread; the busy one may be held up, too
         on_kernel_thread = min(thread.call(release_often) for _ in range(3))
     finally:
         stopped.set()

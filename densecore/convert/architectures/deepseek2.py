@@ -13,7 +13,7 @@ from typing import Any
 from densecore.convert.decoder import GATED_MLP, NORMS, Decoder
 from densecore.convert.lazy import LazyTensor
 from densecore.convert.rope import RopeSettings
-from densecore.convert.rules import Row, Rules, row
+from densecore.convert.rules import Change, Row, Rules, linear, row
 
 __all__ = ["DeepSeek2"]
 
@@ -34,19 +34,41 @@ def _values_by_head(rules: Rules, tensor: LazyTensor) -> LazyTensor:
     return tensor.viewed(view, shape=view.shape)
 
 
+def _neighbours(groups: str, kept: str) -> Change:
+    """Reorders rows for a RoPE that rotates neighbours, where the checkpoint's rotates halves.
+
+    There are `groups` groups of rows, in each of which RoPE rotates those behind the first `kept`.
+    """
+
+    def change(rules: Rules, tensor: LazyTensor) -> LazyTensor:
+        if rules.config.boolean("rope_interleave", default=True):
+            return tensor
+        n_kept, half, rest = rules.sizes[kept], rules.sizes["rope"] // 2, tensor.shape[1:]
+        pieces = []
+        for group in tensor.view.reshape(rules.sizes[groups], -1, *rest):
+            pieces += [group[:n_kept], group[n_kept:].reshape(2, half, *rest).swapaxes(0, 1)]
+        return tensor.viewed(*pieces, shape=tensor.shape)
+
+    return change
+
+
 _ATTENTION: tuple[Row, ...] = (
-    row("blk.{}.attn_kv_a_mqa", "layers.{}.self_attn.kv_a_proj_with_mqa", "kv_a dim"),
+    *linear(
+        "blk.{}.attn_kv_a_mqa", "layers.{}.self_attn.kv_a_proj_with_mqa", "kv_a dim", _neighbours("one", "kv_rank")
+    ),
     row("blk.{}.attn_kv_a_norm", "layers.{}.self_attn.kv_a_layernorm", "kv_rank"),
     row("blk.{}.attn_k_b", "layers.{}.self_attn.kv_b_proj", "kv_b kv_rank", _keys_by_head),
     row("blk.{}.attn_v_b", "layers.{}.self_attn.kv_b_proj", "kv_b kv_rank", _values_by_head),
-    row("blk.{}.attn_output", "layers.{}.self_attn.o_proj", "dim z"),
+    *linear("blk.{}.attn_output", "layers.{}.self_attn.o_proj", "dim z"),
 )
 _LOW_RANK_QUERIES: tuple[Row, ...] = (
-    row("blk.{}.attn_q_a", "layers.{}.self_attn.q_a_proj", "q_rank dim"),
+    *linear("blk.{}.attn_q_a", "layers.{}.self_attn.q_a_proj", "q_rank dim"),
     row("blk.{}.attn_q_a_norm", "layers.{}.self_attn.q_a_layernorm", "q_rank"),
-    row("blk.{}.attn_q_b", "layers.{}.self_attn.q_b_proj", "q q_rank"),
+    row("blk.{}.attn_q_b", "layers.{}.self_attn.q_b_proj", "q q_rank", _neighbours("n_heads", "nope")),
 )
-_QUERIES: tuple[Row, ...] = (row("blk.{}.attn_q", "layers.{}.self_attn.q_proj", "q dim"),)
+_QUERIES: tuple[Row, ...] = (
+    row("blk.{}.attn_q", "layers.{}.self_attn.q_proj", "q dim", _neighbours("n_heads", "nope")),
+)
 _EXPERTS: tuple[Row, ...] = (
     row("blk.{}.ffn_gate_inp", "layers.{}.mlp.gate", "experts dim"),
     Row("blk.{}.exp_probs_b.bias", "layers.{}.mlp.gate.e_score_correction_bias", "experts", optional=True),
@@ -55,9 +77,9 @@ _EXPERTS: tuple[Row, ...] = (
     row("blk.{}.ffn_down_exps", "layers.{}.mlp.experts.{expert}.down_proj", "dim expert"),
 )
 _SHARED: tuple[Row, ...] = (
-    row("blk.{}.ffn_gate_shexp", "layers.{}.mlp.shared_experts.gate_proj", "shared dim"),
-    row("blk.{}.ffn_up_shexp", "layers.{}.mlp.shared_experts.up_proj", "shared dim"),
-    row("blk.{}.ffn_down_shexp", "layers.{}.mlp.shared_experts.down_proj", "dim shared"),
+    *linear("blk.{}.ffn_gate_shexp", "layers.{}.mlp.shared_experts.gate_proj", "shared dim"),
+    *linear("blk.{}.ffn_up_shexp", "layers.{}.mlp.shared_experts.up_proj", "shared dim"),
+    *linear("blk.{}.ffn_down_shexp", "layers.{}.mlp.shared_experts.down_proj", "dim shared"),
 )
 
 
@@ -78,6 +100,7 @@ class DeepSeek2(Decoder):
             "dim": dim,
             "hidden": config.integer("intermediate_size"),
             "vocab": config.integer("vocab_size"),
+            "one": 1,
             "n_heads": n_heads,
             "nope": nope,
             "rope": rope,
@@ -116,8 +139,6 @@ class DeepSeek2(Decoder):
 
     def metadata(self) -> Iterator[tuple[str, Any]]:
         sizes, config = self.sizes, self.config
-        if not config.boolean("rope_interleave", default=True):
-            raise config.error("rope_interleave", "is false", "true: GGUF files rotate neighbours")
         yield "block_count", self.n_layers
         yield "context_length", config.integer("max_position_embeddings")
         yield "embedding_length", sizes["dim"]

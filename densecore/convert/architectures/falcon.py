@@ -33,10 +33,10 @@ class Falcon(Rules):
         *linear("output_norm", "ln_f", "dim", bias="required"),
     )
     block = (
-        row("blk.{}.attn_qkv", "h.{}.self_attention.query_key_value", "qkv dim", _by_kind),
-        row("blk.{}.attn_output", "h.{}.self_attention.dense", "dim dim"),
-        row("blk.{}.ffn_up", "h.{}.mlp.dense_h_to_4h", "hidden dim"),
-        row("blk.{}.ffn_down", "h.{}.mlp.dense_4h_to_h", "dim hidden"),
+        *linear("blk.{}.attn_qkv", "h.{}.self_attention.query_key_value", "qkv dim", _by_kind),
+        *linear("blk.{}.attn_output", "h.{}.self_attention.dense", "dim dim"),
+        *linear("blk.{}.ffn_up", "h.{}.mlp.dense_h_to_4h", "hidden dim"),
+        *linear("blk.{}.ffn_down", "h.{}.mlp.dense_4h_to_h", "dim hidden"),
     )
     one_norm = (*linear("blk.{}.attn_norm", "h.{}.input_layernorm", "dim", bias="required"),)
     two_norms = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from densecore.convert.decoder import NORMS, Decoder, attention
+from densecore.convert.decoder import GATED_MLP, NORMS, Decoder, attention
 from densecore.convert.lazy import LazyTensor
 from densecore.convert.rules import Row, Rules, row
 from densecore.convert.windows import left_out_elsewhere, local_layers, window_metadata
@@ -32,9 +32,8 @@ class Qwen2Moe(Decoder):
     classes: ClassVar[tuple[str, ...]] = ("Qwen2MoeForCausalLM", "Qwen2MoeModel")
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_moe",)
     normalizes: ClassVar[bool] = False  # whether the weights of the experts of a token add up to 1
-    block: ClassVar[tuple[Row, ...]] = (
-        *NORMS,
-        *attention(),
+    attention: ClassVar[tuple[Row, ...]] = (*NORMS, *attention())
+    experts: ClassVar[tuple[Row, ...]] = (
         *EXPERTS,
         row("blk.{}.ffn_gate_inp_shexp", "layers.{}.mlp.shared_expert_gate", "1 dim", _as_vector),
         row("blk.{}.ffn_gate_shexp", "layers.{}.mlp.shared_expert.gate_proj", "shared dim"),
@@ -44,7 +43,6 @@ class Qwen2Moe(Decoder):
 
     def read_sizes(self) -> dict[str, int]:
         config = self.config
-        self._check_layers()
         sizes = super().read_sizes()
         return sizes | {
             "experts": config.integer("num_experts", "num_local_experts", maximum=4096),
@@ -74,8 +72,8 @@ class Qwen2Moe(Decoder):
             local = local_layers(self, [layer % 2 == 0 and layer < first for layer in range(self.n_layers)])
             yield from window_metadata(self, config.integer("sliding_window", default=4096), local)
 
-    def _check_layers(self) -> None:
-        config = self.config
-        if config.integer("decoder_sparse_step", default=1) != 1 or config.numbers("mlp_only_layers", default=[]):
-            allowed = "experts in all layers, as in all GGUF files of this architecture"
-            raise config.error("mlp_only_layers", "or decoder_sparse_step leaves layers without experts", allowed)
+    def block_rows(self, layer: int) -> tuple[Row, ...]:
+        """Some layers may have no experts; other programs refuse such files."""
+        every = self.config.integer("decoder_sparse_step", default=1)
+        is_dense = (layer + 1) % every != 0 or layer in self.config.numbers("mlp_only_layers", default=[])
+        return (*self.attention, *(GATED_MLP if is_dense else self.experts))

@@ -20,7 +20,8 @@ class Qwen3Moe(Qwen2Moe):
     classes = ("Qwen3MoeForCausalLM", "Qwen3MoeModel")
     model_types = ("qwen3_moe",)
     normalizes = True
-    block = (*NORMS, *HEAD_NORMS, *attention(), *EXPERTS)
+    attention = (*NORMS, *HEAD_NORMS, *attention())
+    experts = EXPERTS
 
     def windows(self) -> Iterator[tuple[str, Any]]:
         if self.config.boolean("use_sliding_window", default=False):
