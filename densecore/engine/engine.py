@@ -21,10 +21,10 @@ from densecore.config import EngineConfig, GenerationConfig
 from densecore.engine.adapters import AdapterRegistry
 from densecore.engine.block_manager import BlockManager
 from densecore.engine.cache_file import SavedCache, put_in, read_cache, take_out, write_cache
+from densecore.engine.capacity import plan_cache
 from densecore.engine.draft import DraftModel
 from densecore.engine.embedding import Embedding, Text
 from densecore.engine.kernel_thread import kernel_thread
-from densecore.engine.memory import available_memory
 from densecore.engine.metrics import Metrics
 from densecore.engine.runner import Runner
 from densecore.engine.samplers import SamplerFactory
@@ -43,7 +43,6 @@ __all__ = ["Engine"]
 logger = logging.getLogger("densecore")
 
 PIECE_TOKENS = 64  # of `forward_pieces`: logits of more would take much memory, and hold up requests
-KV_MEMORY_FRACTION = 0.5  # of the memory that is available when the engine starts
 
 
 class Engine:
@@ -62,7 +61,7 @@ class Engine:
         # Some models have more rows than tokens, to round the number up; such a row is never sampled.
         self.n_vocab = min(model.config.n_vocab, tokenizer.n_vocab)
         self.samplers = SamplerFactory(tokenizer, self.n_vocab)
-        self.max_model_len, num_blocks = self._plan_cache()
+        self.max_model_len, num_blocks = plan_cache([model.config for model in self.models], config)
         self.cache = KVCache(model.config, num_blocks, config.block_size, config.kv_cache_dtype)
         blocks = BlockManager(num_blocks, config.block_size, prefix_caching=config.prefix_caching)
         self.scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
@@ -372,39 +371,6 @@ class Engine:
         self._admit()
         for sequence in (*self.scheduler.running, *self.scheduler.waiting):
             self.scheduler.finish(sequence, "abort" if error is None else None, error)
-
-    # ------------------------------------------------------------------ sizes
-
-    def _plan_cache(self) -> tuple[int, int]:
-        """Longest sequence, and number of blocks: what memory allows, up to `max_num_seqs` sequences of full length."""
-        config, trained = self.config, self.model.config.context_length
-        wanted = config.max_model_len or trained
-        if wanted > trained:
-            raise InvalidConfigError(f"max_model_len is {wanted}, but the model's context length is {trained}")
-        block_size, dtype = config.block_size, config.kv_cache_dtype
-        block_bytes = sum(model.config.kv_block_bytes(block_size, dtype) for model in self.models)
-        room, source = self._cache_room()
-        affordable = room // block_bytes
-        needed = -(-wanted // config.block_size)
-        if needed > affordable:
-            fitting = affordable * config.block_size
-            if config.max_model_len is not None or not fitting:
-                raise InvalidConfigError(
-                    f"max_model_len is {wanted}, whose KV cache takes {needed * block_bytes / 2**20:.1f} MiB; "
-                    f"{source} ({room / 2**20:.1f} MiB) holds {fitting} tokens"
-                )
-            logger.warning("context limited to %d tokens of %d by %s", fitting, trained, source)
-            wanted, needed = fitting, affordable
-        return wanted, min(needed * config.max_num_seqs, affordable)
-
-    def _cache_room(self) -> tuple[int, str]:
-        """Bytes that the cache may take, and what sets that limit."""
-        available, chosen = available_memory(), self.config.kv_cache_bytes
-        if chosen is None:
-            return int(available * KV_MEMORY_FRACTION), "half of the available memory"
-        if chosen > available:
-            raise InvalidConfigError(f"kv_cache_bytes is {chosen}, but only {available} bytes of memory are available")
-        return chosen, "kv_cache_bytes"
 
     def _check_open(self) -> None:
         if self.closed:
