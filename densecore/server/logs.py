@@ -57,7 +57,8 @@ def logging_to_stderr(level: str, format: str) -> Iterator[None]:
         yield
     finally:
         for log, (handlers, propagate, old_level) in zip(loggers, before, strict=True):
-            log.handlers[:], log.propagate = handlers, propagate
+            # Threads of OpenTelemetry may live on, and Python would write lines of loggers without handlers to stderr.
+            log.handlers[:], log.propagate = handlers or [logging.NullHandler()], propagate
             log.setLevel(old_level)
 
 

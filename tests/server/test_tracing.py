@@ -209,6 +209,18 @@ def test_a_collector_that_is_away_holds_up_nobody(tiny_path) -> None:
     assert any(line["logger"].startswith("opentelemetry") for line in lines)
 
 
+def test_what_is_said_after_the_end_is_not_written() -> None:
+    code = """
+import logging
+from densecore.server.logs import logging_to_stderr
+with logging_to_stderr("info", "json"):
+    logging.getLogger("opentelemetry.exporter").error("in time")
+logging.getLogger("opentelemetry.exporter").error("late")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["in time"]
+
+
 def test_nothing_is_imported_unless_it_is_on(tiny_path) -> None:
     code = """
 import sys
