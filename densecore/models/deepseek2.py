@@ -46,9 +46,8 @@ from densecore.models.weights import Linear, WeightLoader
 
 __all__ = ["DeepSeek2"]
 
-LOW_RANK_EPSILON = np.float32(
-    1e-6
-)  # of the norms of latents, whatever the file says of the others: as DeepSeek's own code
+# Of the norms of latents, whatever the file says of the others: as DeepSeek's own code.
+LOW_RANK_EPSILON = np.float32(1e-6)
 
 
 @dataclass(frozen=True)
