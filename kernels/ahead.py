@@ -1,7 +1,8 @@
 """Asking memory for weights while others are computed with: little by little, as much at a time as the work takes.
 
 All at once they would wait for each other: a core has only some dozens of requests to memory under way, and stands
-still when it makes more.
+still when it makes more. Each time as many lines as the last time, since the CPU foresees how often a loop turns only
+if that stays the same.
 """
 
 from __future__ import annotations
@@ -18,22 +19,29 @@ class Ahead(NamedTuple):
     """Bytes of the weights that are read next."""
 
     place: int  # the first that has not been asked for
-    due: int  # by now all below should have been
     end: int
-    step: int  # bytes that become due with a unit of work
+    unpacking: int  # lines to ask for at a time, while a panel is being unpacked
+    multiplying: int  # and while it is being multiplied
 
 
 @inlined
-def plan_ahead(place, size, units):
-    """Ask for `size` bytes of weights from byte `place` on in the course of so many units of work."""
-    return Ahead(place, place, place + size, size // units + 1)
+def plan_ahead(place, size, unpacking, multiplying):
+    """Ask for `size` bytes from byte `place` on, in the course of two kinds of work.
+
+    unpacking, multiplying : how many times is asked meanwhile, and how long it takes in all, in any unit
+    """
+    lines = (size + LINE - 1) // LINE
+    first = lines * unpacking[1] // (unpacking[1] + multiplying[1]) // unpacking[0]
+    left = lines - first * unpacking[0]
+    return Ahead(place, place + size, first, (left + multiplying[0] - 1) // multiplying[0])
 
 
 @inlined
-def ask(w, ahead, units):
-    """Prefetch what becomes due with some units of work; returns what is left."""
-    place, due = ahead.place, min(ahead.due + units * ahead.step, ahead.end)
-    while place < due:
-        prefetch_far(w, place)
-        place += LINE
-    return Ahead(place, due, ahead.end, ahead.step)
+def ask(w, ahead, lines):
+    """Prefetch the next lines; returns what is left."""
+    place = ahead.place
+    for _ in range(lines):
+        if place < ahead.end:
+            prefetch_far(w, place)
+            place += LINE
+    return Ahead(place, ahead.end, ahead.unpacking, ahead.multiplying)

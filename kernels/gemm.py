@@ -11,7 +11,8 @@ import numpy as np
 from numba.extending import overload
 
 from .ahead import ask, plan_ahead
-from .cache import INLINED_OPTIONS
+from .cache import INLINED_OPTIONS, inlined
+from .formats.base import Q8
 from .gemv import multiply_few
 from .panel import RUN, STRETCH, Panel
 from .simd import (
@@ -35,7 +36,7 @@ from .simd import (
 )
 
 COLUMNS = 4 if HAS_DOT else 2  # tokens that a panel is multiplied with at once: sums of two steps need more registers
-FEW = 4  # tokens: fewer do without panels
+FEW = 3 if HAS_DOT else 4  # tokens: fewer do without panels
 MULTIPLY_WORK = 3  # how long a run takes with COLUMNS tokens; unpacking it for eight rows is the unit
 TOKENS = 256  # that pass by a panel before the next rows are unpacked
 
@@ -70,7 +71,7 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
                 m = outer_madd(columns, num_runs, factors, at, x.sums, k // 16, n_in // 16)
             s = zero_i32(columns) if has_minimum else zero_i32(columns) - m
             for run in range(num_runs):
-                ahead = ask(w, ahead, MULTIPLY_WORK)
+                ahead = ask(w, ahead, ahead.multiplying)
                 k, number = column * qk + RUN * run, b * num_runs + run
                 q, at = q_bytes * number, 2 * TILE_ROWS * number
                 s += dot_tile(
@@ -101,7 +102,6 @@ def unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
 def _unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
     how, type_size = fmt.format.unpacked, fmt.format.type_size
     unpack_header, unpack_quants, groups, is_signed = how.unpack_header, how.unpack_quants, how.groups, how.is_signed
-    runs_in_group = fmt.format.qk // RUN // groups
 
     def fill(fmt, w, start, stride, num_blocks, panel, ahead):
         for part in range(PARTS):
@@ -109,12 +109,29 @@ def _unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
-                    ahead = ask(w, ahead, runs_in_group)
+                    ahead = ask(w, ahead, ahead.unpacking)
                     quants = multipliers(is_signed, True, unpack_quants(w, block, stride, group))
                     store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
         return ahead
 
     return fill
+
+
+@inlined
+def at_least(x, count):
+    """x, with its last token several times if it has fewer tokens than that."""
+    num_tokens = x.q.shape[0]
+    if num_tokens >= count:
+        return x
+    more = Q8(
+        np.empty((count, x.q.shape[1]), np.int8),
+        np.empty((count, x.d.shape[1]), np.float32),
+        np.empty((count, x.sums.shape[1]), np.int16),
+    )
+    for row in range(count):
+        token = min(row, num_tokens - 1)
+        more.q[row], more.d[row], more.sums[row] = x.q[token], x.d[token], x.sums[token]
+    return more
 
 
 def multiply_panels(fmt):
@@ -123,6 +140,7 @@ def multiply_panels(fmt):
     blocks_in_panel, runs_in_panel, runs_in_block = STRETCH // qk, STRETCH // RUN, qk // RUN
     q_size = TILE_ROWS * STRETCH * (2 if fmt.unpacked.is_signed and TAKES_MAGNITUDES else 1)
     factors_size, d_size = 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
+    groups = fmt.unpacked.groups
     scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
 
     def multiply(fmt, type_size, w, x, y, first, last):
@@ -140,8 +158,9 @@ def multiply_panels(fmt):
         if num_tokens < FEW or n_out < TILE_ROWS:
             multiply_few(fmt, w, row_bytes, panel, x, y, first, last, acc)
             return
+        x = at_least(x, COLUMNS)
         for begin in range(0, num_tokens, TOKENS):
-            end = min(begin + TOKENS, num_tokens)
+            end = max(min(begin + TOKENS, num_tokens), COLUMNS)
             num_tiles = (end - begin + COLUMNS - 1) // COLUMNS
             for row in range(first, last, TILE_ROWS):
                 top = min(row, n_out - TILE_ROWS)
@@ -153,14 +172,17 @@ def multiply_panels(fmt):
                         (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
                         TILE_ROWS * type_size * n,
                     )
-                    work = n * runs_in_block * (PARTS + MULTIPLY_WORK * num_tiles)
-                    ahead = plan_ahead(place, size, work)
+                    asks, runs = n * PARTS * groups, n * runs_in_block
+                    multiplied = runs * num_tiles
+                    ahead = plan_ahead(place, size, (asks, runs * PARTS), (multiplied, multiplied * MULTIPLY_WORK))
                     ahead = unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel, ahead)
                     for i in range(num_tiles):  # the last tile may repeat tokens, too
                         token = min(begin + COLUMNS * i, end - COLUMNS)
                         ahead = multiply_panel(fmt, COLUMNS, panel, n, x, token, block, acc, tile_size * i, w, ahead)
                 for i in range(COLUMNS * num_tiles):
                     token = min(begin + i // COLUMNS * COLUMNS, end - COLUMNS) + i % COLUMNS
+                    if token >= num_tokens:
+                        continue
                     if row + TILE_ROWS <= last:
                         store(y, token * n_out + row, load_column(acc, TILE_ROWS * i))
                     else:

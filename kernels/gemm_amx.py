@@ -52,7 +52,7 @@ STRETCH = 256  # elements of each row in a panel: two planes stay in the nearest
 FEWEST_TOKENS = TOKENS  # fewer do not fill a tile, and are multiplied as in `gemm`
 HALVES = TILE_ROWS // LANES  # of a panel: its rows that a tile register takes
 BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
-RUN_WORK, SCALED_WORK = 2, 40
+RUN_WORK, SCALED_WORK = 2, 8
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
 
 
@@ -83,7 +83,7 @@ def _unpack_planes(fmt, w, start, stride, num_blocks, panel, ahead):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
-                    ahead = ask(w, ahead, runs_in_group)
+                    ahead = ask(w, ahead, ahead.unpacking)
                     quants, place = unpack_quants(w, block, stride, group), PARTS * (b * groups + group) + part
                     if scales:
                         at = 2 * TILE_ROWS * scales * runs_in_group * (b * groups + group) + 16 * part
@@ -161,7 +161,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
     multiply_narrow = inlined(multiply_panels(fmt))
     few_by_rows = how.row_quants is not None or how.quants_at >= 0
     fewest = FEWEST_BY_ROWS if few_by_rows else FEWEST_TOKENS
-    work = SCALED_WORK if radix else HALVES * RUN_WORK
+    groups, work = how.groups, SCALED_WORK if radix else RUN_WORK
     multiply_rows: Any = multiply_rows_amx(fmt) if few_by_rows else None
 
     @inlined
@@ -179,7 +179,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
             result = load_results(TOKENS, acc, place)
             multiply_tiles(1, width, steps, radix, panel.q, 0, plane, tokens.q, x_at, sums, 0)
             for i in range(last + 1):
-                ahead = ask(w, ahead, RUN_WORK)
+                ahead = ask(w, ahead, ahead.multiplying)
                 if i < last:  # the tile registers go ahead by a block: their sums take a while to arrive
                     next_half, after = (half, b + 1) if b + 1 < num_blocks else (half + 1, 0)
                     q, k = TILE_ROWS * qk * after + 4 * LANES * next_half, x_at + TOKENS * qk * after
@@ -208,7 +208,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         sums = local_array(np.int32, sums_size)
         multiply_scaled_tile(panel, 0, block, tokens, num_tiles, sums)
         for tile in range(num_tiles):
-            ahead = ask(w, ahead, SCALED_WORK)
+            ahead = ask(w, ahead, ahead.multiplying)
             if tile + 1 < num_tiles:
                 multiply_scaled_tile(panel, tile + 1, block, tokens, num_tiles, sums)
             of_block = TOKENS * (tile * num_all + block)
@@ -271,7 +271,8 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                         (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
                         TILE_ROWS * type_size * n,
                     )
-                    ahead = plan_ahead(place, size, n * (PARTS * runs + num_tiles * work))
+                    asks, multiplied = n * PARTS * groups, num_tiles * (1 if radix else HALVES * n)
+                    ahead = plan_ahead(place, size, (asks, n * runs * PARTS), (multiplied, multiplied * work))
                     start = top * row_bytes + block * type_size
                     ahead = unpack_planes(fmt, w, start, row_bytes, n, panel, ahead)
                     multiply_panel(panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)

@@ -207,7 +207,7 @@ def add_scaled_products(
             if num_pairs == RUNS:
                 return runs
             picks = [i if i % 2 == 0 else 2 * LANES + i for i in range(2 * LANES)]
-            return [shuffle(builder, *runs[i : i + 2], picks) for i in range(0, len(runs), 2)]
+            return [shuffle(builder, runs[i], runs[i + 1], picks) for i in range(0, len(runs), 2)]
 
         def minimum_sums(factors_of_rows: list[ir.Value], token: int) -> ir.Value:
             """M, as float (vpdpwssd)."""
