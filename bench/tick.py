@@ -29,6 +29,8 @@ CONFIGURATIONS: dict[str, dict[str, float]] = {
     "min-p 0.05": {"temperature": 0.8, "top_k": 0, "top_p": 1, "min_p": 0.05},
     "top-p 0.95": {"temperature": 0.8, "top_k": 0, "top_p": 0.95},
     "temperature alone": {"temperature": 0.8, "top_k": 0, "top_p": 1},
+    "mirostat": {"temperature": 0.8, "mirostat": 2},
+    "typical-p 0.95": {"temperature": 0.8, "top_k": 0, "top_p": 1, "typical_p": 0.95},
 }
 OFF = {"repetition_penalty": 1.0}
 STEPS = 100

@@ -15,14 +15,16 @@ import numpy as np
 from .arguments import array_at
 from .atomics import atomic_add
 from .plan import operation
-from .sampling import Edits, Settings, Workspace, sample, sample_ref
+from .sampling import sample, sample_ref
+from .sampling_types import NOTHING_KNOWN, Edits, Known, Settings, Workspace
 
 __all__ = ["DRAW", "edit_addresses", "pack_draws", "sample_rows"]
 
 # An address, a number, or a setting each: the arguments of `sample`, but for its scratch.
 DRAW = np.dtype(
     [
-        *((name, np.int64) for name in ("logits", "peaks", "n_peaks", "ids", "bias", "counts", "n_edits")),
+        *((name, np.int64) for name in ("logits", "peaks", "n_peaks", "masses", "n_masses")),
+        *((name, np.int64) for name in ("ids", "bias", "counts", "n_edits")),
         *((name, np.int64 if name == "top_k" else np.float64) for name in Settings._fields),
         ("u", np.float64),
     ]
@@ -38,29 +40,38 @@ def edit_addresses(edits: Edits) -> tuple[int, int, int]:
 def pack_draws(
     packed: np.ndarray,
     logits: Sequence[np.ndarray],
-    peaks: Sequence[np.ndarray],
+    known: Sequence[Known],
     addresses: Sequence[tuple[int, int, int]],
     n_edits: Sequence[int],
     u: Sequence[float],
 ) -> None:
     """Fill an array of `DRAW`, but for the settings. All arrays must be contiguous and stay where they are."""
     packed["logits"] = [row.__array_interface__["data"][0] for row in logits]
-    packed["peaks"] = [row.__array_interface__["data"][0] for row in peaks]
-    packed["n_peaks"] = [row.size for row in peaks]
+    for name, arrays in zip(Known._fields, zip(*known, strict=True), strict=True):
+        packed[name] = [array.__array_interface__["data"][0] for array in arrays]
+        packed["n_" + name] = [array.size for array in arrays]
     packed["ids"], packed["bias"], packed["counts"] = np.array(addresses, np.int64).T
     packed["n_edits"], packed["u"] = n_edits, u
 
 
-def sample_rows_ref(draws: np.ndarray, n_vocab: int, work: Workspace, token_ids: np.ndarray, taken: np.ndarray) -> None:
-    """token_ids (num_rows,) = what `sample` returns for each of draws (num_rows,) from `n_vocab` logits."""
+def sample_rows_ref(
+    draws: np.ndarray,
+    n_vocab: int,
+    work: Workspace,
+    token_ids: np.ndarray,
+    surprises: np.ndarray,
+    taken: np.ndarray,
+) -> None:
+    """Twin of `sample_rows`."""
+    scratch = Workspace(*(column[0] for column in work))
     for row, draw in enumerate(draws):
         n_edits = int(draw["n_edits"])
         columns = zip(("ids", "bias", "counts"), (np.int32, np.float64, np.int32), strict=True)
         edits = Edits(*(_array_at(draw[name], n_edits, dtype) for name, dtype in columns))
         settings = Settings(*(draw[name] for name in Settings._fields))
         logits = _array_at(draw["logits"], n_vocab, np.float32)
-        peaks = _array_at(draw["peaks"], int(draw["n_peaks"]), np.int32)
-        token_ids[row] = sample_ref(logits, peaks, work, settings, edits, n_edits, draw["u"])
+        token_ids[row] = sample_ref(logits, NOTHING_KNOWN, scratch, settings, edits, n_edits, draw["u"])
+        surprises[row] = scratch.surprise[0]
 
 
 def _array_at(address: int, size: int, dtype: type) -> np.ndarray:
@@ -69,9 +80,10 @@ def _array_at(address: int, size: int, dtype: type) -> np.ndarray:
 
 
 @operation(tasks=lambda draws, n_vocab, work, *_: min(draws.size, work.keys.shape[0]), twin=sample_rows_ref)
-def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
+def sample_rows(draws, n_vocab, work, token_ids, surprises, taken, task, num_tasks):
     """token_ids (num_rows,) = what `sample` returns for each of draws (num_rows,) from `n_vocab` logits.
 
+    surprises (num_rows,) float64 = the `surprise` that it leaves in its scratch.
     There is one piece for each Workspace in `work`: it takes one row after the other, until none is left. taken (1,)
     int64 counts the rows that are taken, and is 0 at first.
     """
@@ -79,6 +91,9 @@ def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
         work.keys[task],
         work.loaded[task],
         work.peaks[task],
+        work.block_masses[task],
+        work.totals[task],
+        work.surprise[task],
         work.masses[task],
         work.candidates[task],
         work.weights[task],
@@ -100,6 +115,7 @@ def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
             draw.repetition_penalty,
             draw.presence_penalty,
             draw.frequency_penalty,
+            draw.max_surprise,
         )
         edits = Edits(
             array_at(draw.ids, draw.n_edits, np.int32),
@@ -107,6 +123,10 @@ def sample_rows(draws, n_vocab, work, token_ids, taken, task, num_tasks):
             array_at(draw.counts, draw.n_edits, np.int32),
         )
         logits = array_at(draw.logits, n_vocab, np.float32)
-        peaks = array_at(draw.peaks, draw.n_peaks, np.int32)
-        token_ids[row] = sample(logits, peaks, scratch, settings, edits, draw.n_edits, draw.u)
+        known = Known(
+            array_at(draw.peaks, draw.n_peaks, np.int32),
+            array_at(draw.masses, draw.n_masses, np.float32),
+        )
+        token_ids[row] = sample(logits, known, scratch, settings, edits, draw.n_edits, draw.u)
+        surprises[row] = scratch.surprise[0]
         row = atomic_add(taken, 0, 1)

@@ -351,9 +351,12 @@ class Engine:
         rows = [logits[end - entry.num_logits : end] for entry, end in zip(batch, ends, strict=True)]
         alone = [(entry, end - 1) for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
         samplers, places = [entry.sequence.sampler for entry, _ in alone], [place for _, place in alone]
-        peaks = [outputs.peaks[place] for place in places] if self.n_vocab == self.model.config.n_vocab else None
+        known = None
+        if self.n_vocab == self.model.config.n_vocab:
+            found = [(outputs.peaks[place], outputs.masses[place]) for place in places]
+            known = [sampler.known(*rows) for sampler, rows in zip(samplers, found, strict=True)]
         their_rows = [logits[place] for place in places]
-        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads, peaks))
+        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads, known))
         return [
             [next(tokens)] if len(part) == 1 else draw(entry.sequence, part, entry.draft_ids)
             for entry, part in zip(batch, rows, strict=True)

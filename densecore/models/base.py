@@ -41,12 +41,14 @@ class Outputs(NamedTuple):
     logits: np.ndarray  # (num_logits, n_vocab) of the tokens `batch.logits_indices`
     hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
     peaks: np.ndarray  # (num_logits, num_blocks) of the logits: what sampling looks at first
+    masses: np.ndarray  # (num_logits, num_blocks) of the logits whose `batch.mass_scales` are not 0
 
     @classmethod
     def none(cls, config: ModelConfig) -> Outputs:
         """Those of a step in which nothing is computed."""
         logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
-        return cls(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
+        blocks = 0, num_blocks(config.n_vocab)
+        return cls(logits, hidden, np.empty(blocks, np.int32), np.empty(blocks, np.float32))
 
 
 class Model(ABC):
@@ -181,7 +183,8 @@ class Model(ABC):
         hidden = self.hidden(step, x)  # (num_hidden, dim)
         logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
-        return Outputs(logits, hidden, step.peaks(logits))
+        peaks = step.peaks(logits)
+        return Outputs(logits, hidden, peaks, step.masses(logits, peaks))
 
     def prepare(self, step: Step) -> None:
         """What all layers of a step share: tables for RoPE."""

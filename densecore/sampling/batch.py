@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from densecore.kernels.peaks import NO_PEAKS
 from densecore.kernels.plan import Plan
-from densecore.kernels.sampling import Edits, Settings, Workspace, sample
+from densecore.kernels.sampling import NOTHING_KNOWN, Edits, Known, Settings, Workspace, sample
 from densecore.kernels.sampling_rows import DRAW, pack_draws, sample_rows
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Draw(NamedTuple):
     """What the fast path draws one token from: the arguments of densecore.kernels.sampling.sample, and an address."""
 
     logits: np.ndarray  # (n_vocab,) float32
-    peaks: np.ndarray  # (num_blocks,) int32, or none
+    known: Known  # of these logits
     settings: Settings
     edits: Edits
     n_edits: int
@@ -41,14 +40,14 @@ def sample_batch(
     samplers: Sequence[Sampler],
     logits: np.ndarray | Sequence[np.ndarray],
     num_workers: int = 1,
-    peaks: np.ndarray | Sequence[np.ndarray] | None = None,
+    known: Sequence[Known] | None = None,
 ) -> list[int | Exception]:
     """The next token of each sampler from its row (n_vocab,) of logits, or why there is none.
 
-    peaks : a row (num_blocks,) for each row of logits, see densecore.kernels.peaks, if they are known
+    known : what is known of each row of logits, which makes it faster; masses at the temperature of its sampler
     num_workers : threads of the pool; they change how long it takes, and nothing else
     """
-    known = [NO_PEAKS] * len(samplers) if peaks is None else peaks
+    known = [NOTHING_KNOWN] * len(samplers) if known is None else known
     prepared = [_attempt(sampler.prepare, *rows) for sampler, *rows in zip(samplers, logits, known, strict=True)]
     drawn = iter(_draw([step for step in prepared if isinstance(step, Draw)], num_workers))
     results: list[int | Exception] = []
@@ -56,9 +55,9 @@ def sample_batch(
         if isinstance(step, Exception):
             results.append(step)
         else:
-            token_id = next(drawn) if isinstance(step, Draw) else step
+            token_id, surprise = next(drawn) if isinstance(step, Draw) else (step, 0.0)
             seen = step.logits if isinstance(step, Draw) else row
-            results.append(_attempt(sampler.finish, row, seen, token_id))
+            results.append(_attempt(sampler.finish, row, seen, token_id, surprise))
     return results
 
 
@@ -70,14 +69,15 @@ def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Ex
         return error
 
 
-def _draw(draws: list[Draw], num_workers: int) -> list[int]:
-    """Token ids, or the error codes of `sample`."""
+def _draw(draws: list[Draw], num_workers: int) -> list[tuple[int, float]]:
+    """Token ids, or the error codes of `sample`, each with the `surprise` that it leaves."""
     if not draws:
         return []
     if len(draws) == 1:  # to wake the pool takes longer than the row
         (draw,) = draws
         work = _workspace(draw.logits.size)
-        return [int(sample(draw.logits, draw.peaks, work, draw.settings, draw.edits, draw.n_edits, draw.u))]
+        token_id = int(sample(draw.logits, draw.known, work, draw.settings, draw.edits, draw.n_edits, draw.u))
+        return [(token_id, float(work.surprise[0]))]
     return _rows_plan(len(draws), draws[0].logits.size, max(1, min(num_workers, len(draws)))).run(draws)
 
 
@@ -87,12 +87,14 @@ class _RowsPlan:
     def __init__(self, count: int, n_vocab: int, workers: int) -> None:
         self.workers, self.settings = workers, [_NO_SETTINGS] * count
         self.packed = np.zeros(count, DRAW)
-        self.token_ids, self.taken = np.empty(count, np.int64), np.zeros(1, np.int64)
+        self.token_ids, self.surprises = np.empty(count, np.int64), np.empty(count)
+        self.taken = np.zeros(1, np.int64)
+        work = _workspaces(n_vocab, workers)
         self.plan = Plan()
-        self.plan.add(sample_rows, self.packed, n_vocab, _workspaces(n_vocab, workers), self.token_ids, self.taken)
+        self.plan.add(sample_rows, self.packed, n_vocab, work, self.token_ids, self.surprises, self.taken)
 
-    def run(self, draws: list[Draw]) -> list[int]:
-        """Token ids, or error codes, of as many draws."""
+    def run(self, draws: list[Draw]) -> list[tuple[int, float]]:
+        """What `_draw` returns, for as many draws."""
         settings = [draw.settings for draw in draws]
         if settings != self.settings:
             self.settings = settings
@@ -101,14 +103,14 @@ class _RowsPlan:
         pack_draws(
             self.packed,
             [draw.logits for draw in draws],
-            [draw.peaks for draw in draws],
+            [draw.known for draw in draws],
             [draw.addresses for draw in draws],
             [draw.n_edits for draw in draws],
             [draw.u for draw in draws],
         )
         self.taken[0] = 0
         self.plan.run(self.workers)
-        return self.token_ids.tolist()
+        return list(zip(self.token_ids.tolist(), self.surprises.tolist(), strict=True))
 
 
 _NO_SETTINGS = Settings(*[np.nan] * len(Settings._fields))  # NaN: equal to none

@@ -144,17 +144,17 @@ def _normalised(probabilities: np.ndarray) -> np.ndarray:
 
 
 class Mirostat:
-    """Mirostat 2: drops tokens more surprising than a bound, which follows the surprise of what was drawn."""
+    """Mirostat 2: a bound for the surprise of tokens, which follows that of what was drawn.
 
-    def __init__(self, temperature: float, tau: float, eta: float) -> None:
-        self.temperature, self.tau, self.eta = temperature, tau, eta
-        self.mu = 2 * tau  # bits
+    Attributes
+    ----------
+    mu : the bound, in bits: tokens that are more surprising are left out.
+    """
 
-    def draw(self, scores: np.ndarray, u: float) -> int:
-        """A token id from scores (n_vocab,) float32; u in [0, 1) is the random number of this draw."""
-        ids, probabilities = candidates(scores, self.temperature)
-        kept = max(1, int(np.count_nonzero(-np.log2(np.maximum(probabilities, 1e-300)) <= self.mu)))
-        probabilities = _normalised(probabilities[:kept])
-        position = _position(probabilities, u)
-        self.mu -= self.eta * (-math.log2(probabilities[position]) - self.tau)
-        return int(ids[position])
+    def __init__(self, tau: float, eta: float) -> None:
+        self.tau, self.eta = tau, eta
+        self.mu = 2 * tau
+
+    def learn(self, surprise: float) -> None:
+        """Take note of the surprise, in bits, of a token in the distribution that it was drawn from."""
+        self.mu -= self.eta * (surprise - self.tau)

@@ -14,9 +14,11 @@ The order of operations, and why:
 7. **Top-k**, then **top-p** (Holtzman et al. 2020) on what top-k kept, renormalised, then **min-p** (Nguyen et al.
    2024): transformers' order. They follow temperature, since top-p and min-p are about probabilities that are drawn.
    Rarer filters, or mirostat in place of all: see filters.py.
-8. **The draw**: the token at which the sum of kept probabilities, most probable first, passes a random number in
-   [0, 1). For the i-th token of the output it is number i of the sequence that belongs to the seed: see rng.py. So a
-   request's text depends on its seed and its own logits only, never on what else is in the batch.
+8. **The draw**: the token at which the sum of kept probabilities passes a random number in [0, 1). For the i-th token
+   of the output it is number i of the sequence that belongs to the seed: see rng.py. So a request's text depends on
+   its seed and its own logits only, never on what else is in the batch. The most probable tokens come first, but where
+   there is temperature alone, or top-p beside it: there the sum is over all tokens, in order of their ids, and what
+   top-p does not keep is drawn again (densecore.kernels.sampling says why).
 
 Among equally probable tokens the lower id comes first, in the filters as in the draw. densecore.kernels.sampling
 holds both a readable numpy version of steps 3 to 8 and the fast one, which requests take that ask for nothing else;
@@ -32,8 +34,16 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
-from densecore.kernels.peaks import NO_PEAKS
-from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, edit_ref
+from densecore.kernels.block_masses import NO_MASSES, halvings_per_logit
+from densecore.kernels.sampling import (
+    ALL_MASKED,
+    NOT_FINITE,
+    NOTHING_KNOWN,
+    Known,
+    Settings,
+    draws_by_blocks_ref,
+    edit_ref,
+)
 from densecore.sampling.batch import Draw, sample_batch
 from densecore.sampling.dry import Dry
 from densecore.sampling.edits import EditTable
@@ -63,6 +73,7 @@ class Sampler:
     ----------
     constraint : the grammar that the output follows, or None.
     logprobs : (num_output,) of the tokens so far, if the request asks for them; `accept` adds none.
+    mass_scale : for which `block_masses` of its logits make sampling faster; 0 if they do not.
 
     Raises
     ------
@@ -96,6 +107,7 @@ class Sampler:
             repetition_penalty=config.repetition_penalty,
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
+            max_surprise=np.inf,
         )
         self._has_penalties = self._settings[4:] != (1.0, 0.0, 0.0)
         self._table = EditTable(n_vocab, config.logit_bias or {})
@@ -115,9 +127,18 @@ class Sampler:
         self._mirostat: Mirostat | None = None
         self._filters: Filters | None = None
         if config.temperature > 0 and config.mirostat:
-            self._mirostat = Mirostat(config.temperature, config.mirostat_tau, config.mirostat_eta)
+            self._mirostat = Mirostat(config.mirostat_tau, config.mirostat_eta)
+            self._settings = self._settings._replace(top_k=0, top_p=1.0, min_p=0.0)
         elif config.temperature > 0:
             self._filters = Filters.of(config)
+        self.mass_scale = self._find_mass_scale(config)
+
+    def _find_mass_scale(self, config: GenerationConfig) -> float:
+        if self._filters is not None or self._dry is not None or self._restrictions is not None:
+            return 0.0  # logits are changed before they are drawn from
+        if config.logits_processors or not (self._mirostat or draws_by_blocks_ref(self._settings, self.n_vocab)):
+            return 0.0
+        return halvings_per_logit(config.temperature)
 
     def sample(self, logits: np.ndarray) -> int:
         """Draw the next token from logits (n_vocab,) float32, which stay as they are, and `accept` it.
@@ -130,25 +151,32 @@ class Sampler:
             raise result
         return result
 
-    def prepare(self, logits: np.ndarray, peaks: np.ndarray = NO_PEAKS) -> Draw | int:
+    def known(self, peaks: np.ndarray, masses: np.ndarray) -> Known:
+        """What `prepare` takes: peaks and masses of a row of logits, these at `mass_scale` if that is not 0."""
+        return Known(peaks, masses if self.mass_scale else NO_MASSES)
+
+    def prepare(self, logits: np.ndarray, known: Known = NOTHING_KNOWN) -> Draw | int:
         """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy.
 
-        peaks : (num_blocks,) of these logits, if they are known
+        known : of these logits; masses at `mass_scale`
         """
         if logits.shape != (self.n_vocab,):
             raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
         logits = np.ascontiguousarray(logits, np.float32)
         u = uniform(self.seed, self.num_output) if self._settings.temperature > 0 else 0.0  # greedy: not used
         allowed = self._allowed(logits)
-        return self._draw(allowed, peaks if allowed is logits else NO_PEAKS, u)
+        return self._draw(allowed, known if allowed is logits else NOTHING_KNOWN, u)
 
-    def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
+    def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int, surprise: float) -> int:
         """The second half: `accept` the token that was drawn from logits, or raise what its error code says.
 
         seen : (n_vocab,) the logits after processors and restrictions
+        surprise : bits, of a token that was drawn by the fast path
         """
         if token_id < 0:
             raise InferenceError(f"{self.name}: {_complaint(seen, token_id)}")
+        if self._mirostat is not None:
+            self._mirostat.learn(surprise)
         if self._config.logprobs:
             self.logprobs.append(log_probabilities(logits, token_id, self._config.top_logprobs))
         self.accept(token_id)
@@ -182,21 +210,21 @@ class Sampler:
             self._restrictions.apply(logits, self._token_ids, self.num_output)
         return logits
 
-    def _draw(self, logits: np.ndarray, peaks: np.ndarray, u: float) -> Draw | int:
-        table = self._table
-        if self._dry is None and self._filters is None and self._mirostat is None:
-            return Draw(logits, peaks, self._settings, table.edits, len(table), u, table.addresses)
+    def _draw(self, logits: np.ndarray, known: Known, u: float) -> Draw | int:
+        table, settings = self._table, self._settings
+        if self._mirostat is not None:
+            settings = settings._replace(max_surprise=self._mirostat.mu)
+        if self._dry is None and self._filters is None:
+            return Draw(logits, known, settings, table.edits, len(table), u, table.addresses)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
         self._check(scores)  # the end of generation may have been all that was left
         if self._dry is not None:
             for token_id, penalty in self._dry.penalties(self._token_ids).items():
                 scores[token_id] -= np.float32(penalty)
-        if self._mirostat is not None:
-            return self._mirostat.draw(scores, u)
         if self._filters is not None:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return Draw(scores, NO_PEAKS, self._settings, table.edits, 0, u, table.addresses)
+        return Draw(scores, NOTHING_KNOWN, settings, table.edits, 0, u, table.addresses)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""

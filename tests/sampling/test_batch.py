@@ -7,11 +7,10 @@ import pytest
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError
-from densecore.kernels.peaks import NO_PEAKS
-from densecore.kernels.sampling import NOT_FINITE, Edits, Settings, Workspace, sample
+from densecore.kernels.sampling import NOT_FINITE, NOTHING_KNOWN, Edits, Settings, Workspace, sample
 from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draws, sample_rows
 from densecore.sampling import Sampler, Vocabulary, sample_batch
-from tests.sampling.drawing import NO_EDITS, OFF, peaks_of
+from tests.sampling.drawing import NO_EDITS, OFF, known_of
 
 N_VOCAB = 3000
 
@@ -121,11 +120,12 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
     logits, settings, edits, n_edits, u = zip(*rows, strict=True)
     for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
         draws[name] = column
-    peaks = [peaks_of(row[None])[0] if i % 2 else NO_PEAKS for i, row in enumerate(logits)]
-    pack_draws(draws, logits, peaks, [edit_addresses(edited) for edited in edits], n_edits, u)
+    known = [known_of(row, chosen)[-1] if i % 2 else NOTHING_KNOWN for i, (row, chosen, *_) in enumerate(rows)]
+    pack_draws(draws, logits, known, [edit_addresses(edited) for edited in edits], n_edits, u)
     token_ids, by_twin = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    sample_rows(draws, 300, work, token_ids, np.zeros(1, np.int64))
-    sample_rows.twin(draws, 300, work, by_twin, np.zeros(1, np.int64))
-    one_by_one = [sample(row[0], NO_PEAKS, Workspace.create(len(row[0])), *row[1:]) for row in rows]
+    surprises, by_twin_too = np.empty(len(rows)), np.empty(len(rows))
+    sample_rows(draws, 300, work, token_ids, surprises, np.zeros(1, np.int64))
+    sample_rows.twin(draws, 300, work, by_twin, by_twin_too, np.zeros(1, np.int64))
+    one_by_one = [sample(row[0], NOTHING_KNOWN, Workspace.create(len(row[0])), *row[1:]) for row in rows]
     assert token_ids.tolist() == by_twin.tolist() == one_by_one
     assert token_ids[-1] == NOT_FINITE
