@@ -20,7 +20,7 @@ from .exp import exp2_f32x8
 from .peaks import BLOCK, num_blocks
 from .plan import range_operation
 from .sampling_order import INF_KEY, score_of
-from .simd import as_f32, as_i32, f32x8, load_f32x8, local_array, store_f32x8, sum_f32x8
+from .simd import as_f32, as_i32, f32x8, fma, load_f32x8, local_array, minimum, store_f32x8, sum_f32x8
 
 __all__ = ["NO_MASSES", "block_masses", "halvings_per_logit"]
 
@@ -54,13 +54,24 @@ def mass_of(scores, first, peak, scale):
 
 
 @inlined
-def mass_above(scores, first, peak, scale, limit):
-    """Sum of the weights of those that are above `limit`: never more than `mass_of`, as rounding is monotonic."""
+def mass_between(scores, first, peak, scale, low, high):
+    """Sum of the weights of those above `low` and below `high`: never more than `mass_of`, as rounding is monotonic."""
     mass = f32x8(np.float32(0))
     for i in range(first, first + BLOCK, _LANES):
-        is_above = as_i32(f32x8(limit) - load_f32x8(scores, i)) >> 31
-        mass = mass + as_f32(as_i32(weight_octet(scores, i, peak, scale)) & is_above)
+        octet = load_f32x8(scores, i)
+        is_between = (as_i32(f32x8(low) - octet) & as_i32(octet - high)) >> 31  # all bits or none
+        mass = mass + as_f32(as_i32(weight_octet(scores, i, peak, scale)) & is_between)
     return sum_f32x8(mass)
+
+
+@inlined
+def moment_of(scores, first, peak, scale):
+    """Sum of weight times octaves below `peak`."""
+    moment = f32x8(np.float32(0))
+    for i in range(first, first + BLOCK, _LANES):
+        octaves = minimum(f32x8(-_LOWEST), (f32x8(peak) - load_f32x8(scores, i)) * scale)  # finite where masked
+        moment = fma(octaves, weight_octet(scores, i, peak, scale), moment)
+    return sum_f32x8(moment)
 
 
 @inlined

@@ -3,9 +3,9 @@
 `distribution_ref` says in a few lines of numpy what is drawn from, `sample_ref` how; `sample` is the fast path. Each
 filter keeps a *prefix* of the tokens in order (probability descending, then id ascending). There are three ways:
 
-* **by blocks** (temperature alone, or top-p beside it), where mostly all tokens are candidates: sums of whole blocks
-  tell in which one the random number falls, see sampling_blocks.py. Tokens are in order of their ids, and one that
-  top-p does not keep is drawn again, with the next random number.
+* **by blocks** (temperature alone, or top-p or typical-p beside it), where mostly all tokens are candidates: sums of
+  whole blocks tell in which one the random number falls, see sampling_blocks.py. Tokens are in order of their ids, and
+  one that is not kept is drawn again, with the next random number.
 * **few candidates** (top-k, or min-p alone): a threshold is found that as many tokens reach as are needed, and
   hardly more. These are collected and sorted, and the draw takes the token at which the running sum of the kept
   probabilities, most probable first, passes u times their total.
@@ -29,7 +29,16 @@ import numpy as np
 from .block_masses import halvings_per_logit
 from .cache import inlined, kernel
 from .peaks import BLOCK
-from .sampling_blocks import NUM_TRIES, add_masses, find_masses, is_kept, next_uniform, next_uniform_ref, token_at
+from .sampling_blocks import (
+    NUM_TRIES,
+    add_masses,
+    find_masses,
+    is_kept,
+    mean_octaves,
+    next_uniform,
+    next_uniform_ref,
+    token_at,
+)
 from .sampling_histogram import draw_from_all
 from .sampling_order import (
     INF_KEY,
@@ -58,6 +67,7 @@ __all__ = [
     "ALL_MASKED",
     "NOTHING_KNOWN",
     "NOT_FINITE",
+    "UNDECIDED",
     "Edits",
     "Known",
     "Settings",
@@ -71,6 +81,7 @@ __all__ = [
 
 NOT_FINITE = -1  # what `sample` returns for NaN or +inf among the logits ...
 ALL_MASKED = -2  # ... and where all of them are -inf
+UNDECIDED = -3  # what it returns where typical-p did not keep what was drawn, again and again
 
 _FEW = 1024  # more candidates than this are left to the histogram
 _ONE = 2.0**40  # the weight of the most probable token
@@ -86,15 +97,25 @@ def distribution_ref(scores: np.ndarray, settings: Settings) -> tuple[np.ndarray
     if floor > 1:  # all are too surprising
         return ids[:1], np.ones(1)
     ids, weights = ids[: settings.top_k or None], weights[: settings.top_k or None]
+    if settings.typical_p < 1:
+        typical = _typical_ref(weights / weights.sum(), settings.typical_p)
+        ids, weights = ids[typical], weights[typical]
     if settings.top_p < 1:
         kept = 1 + np.searchsorted(np.cumsum(weights), settings.top_p * weights.sum())
         ids, weights = ids[:kept], weights[:kept]
-    kept = np.count_nonzero(weights >= floor)  # the first weight, that of the top token, is 1
+    kept = np.count_nonzero(weights >= floor)  # the floor is 0, or the first weight, that of the top token, is 1
     return ids[:kept], weights[:kept] / weights[:kept].sum()
 
 
+def _typical_ref(probabilities: np.ndarray, mass: float) -> np.ndarray:
+    """Positions of the fewest tokens, of the most typical surprise, that have this mass (Meister et al. 2022)."""
+    surprise = -np.log2(np.maximum(probabilities, 1e-300))
+    order = np.argsort(np.abs(surprise - probabilities @ surprise), kind="stable")
+    return np.sort(order[: 1 + np.searchsorted(np.cumsum(probabilities[order]), mass)])
+
+
 def draws_by_blocks_ref(settings: Settings, n_vocab: int) -> bool:
-    """Whether tokens are drawn in order of their ids: at a temperature, with top-p or without, and nothing else."""
+    """Whether tokens are drawn in order of their ids: where no filter is but top-p or typical-p."""
     has_top_k = 0 < settings.top_k < n_vocab
     return settings.temperature > 0 and settings.min_p == 0 and settings.max_surprise == np.inf and not has_top_k
 
@@ -120,13 +141,15 @@ def sample_ref(
     work.surprise[0] = 0
     ids, probabilities = distribution_ref(scores, settings)
     if draws_by_blocks_ref(settings, len(scores)):
-        every, their_probabilities = distribution_ref(scores, settings._replace(top_p=1.0))
+        every, their_probabilities = distribution_ref(scores, settings._replace(top_p=1.0, typical_p=1.0))
         by_id = np.argsort(every)
         for _ in range(NUM_TRIES):
             token_id = _draw_in_order_ref(every[by_id], their_probabilities[by_id], u)
             if token_id in ids:
                 return token_id
             u = next_uniform_ref(u)
+        if settings.typical_p < 1:
+            return UNDECIDED
     token_id = _draw_in_order_ref(ids, probabilities, u)
     work.surprise[0] = -np.log2(probabilities[ids == token_id][0])
     return token_id
@@ -134,7 +157,7 @@ def sample_ref(
 
 @kernel(twin=sample_ref)
 def sample(logits, known, work, settings, edits, n_edits, u):
-    """Draw a token id from logits (n_vocab,) float32, which stay as they are, or return an error code.
+    """Draw a token id from logits (n_vocab,) float32, which stay as they are, or return one of the codes below 0.
 
     known : of the logits, see `Known`
     work : scratch; `surprise` is a result where the settings limit it
@@ -174,12 +197,15 @@ def sample(logits, known, work, settings, edits, n_edits, u):
         if octaves < 0:
             return _first_at(logits, work.keys, work.loaded, work.peaks, top_key)
     if _draws_by_blocks(settings, logits.shape[0]):
-        nucleus = nucleus_mass(settings.top_p, total)
+        center = np.inf if settings.typical_p == 1 else _typical_score(logits, work, total, top, scale)
+        nucleus = nucleus_mass(min(settings.top_p, settings.typical_p), total)
         for _ in range(NUM_TRIES):
-            token_id = _draw_by_blocks(logits, work, scale, share_of_mass(u, total), nucleus, total)
+            token_id = _draw_by_blocks(logits, work, scale, share_of_mass(u, total), center, nucleus, total)
             if token_id >= 0:
                 return token_id
             u = next_uniform(u)
+        if settings.typical_p < 1:
+            return UNDECIDED
     floor = _floor_key(top, settings, octaves / np.float64(scale))
     n = _collect_few(logits, work, settings, top_key, scale, floor)
     if n > 0:
@@ -207,11 +233,20 @@ def _first_at(logits, keys, loaded, peaks, key):
 
 
 @inlined(inline="always")
-def _draw_by_blocks(logits, work, scale, target, nucleus, total):
-    """The token at `target`, or -1 if top-p, which keeps a mass of `nucleus`, does not keep it."""
+def _typical_score(logits, work, total, top, scale):
+    """The score whose surprise is the mean."""
+    octaves = mean_octaves(
+        logits, work.keys, work.loaded, work.peaks, work.block_masses, work.totals, total, top, scale
+    )
+    return np.float64(top) - octaves / np.float64(scale)
+
+
+@inlined(inline="always")
+def _draw_by_blocks(logits, work, scale, target, center, nucleus, total):
+    """The token at `target`, or -1 if it is not in the `nucleus`, a mass around the score `center`."""
     token_id = token_at(logits, work.keys, work.loaded, work.peaks, work.totals, scale, target)
     if nucleus < total and not is_kept(
-        logits, work.keys, work.loaded, work.peaks, work.block_masses, work.totals, scale, token_id, nucleus
+        logits, work.keys, work.loaded, work.peaks, work.block_masses, work.totals, scale, token_id, center, nucleus
     ):
         return -1
     return token_id

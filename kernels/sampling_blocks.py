@@ -10,22 +10,25 @@ enough is known not to, the token is kept. For a token in the middle of a flat d
 and p = 0.95 that is after a tenth of the vocabulary; in a distribution with peaks it is at once. So a token is drawn
 from all, and if it is not kept, which happens with a probability of 1 - p at most, again: what is kept in the end has
 the distribution that top-p leaves.
+
+Typical-p keeps tokens by how near their surprise is to the mean, where top-p has the most probable ones first. That is
+another order of the same scores, by their distance from the one at the mean, so that the same is done with intervals.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .block_masses import mass_above, mass_of_block, weigh_scores
+from .block_masses import mass_between, mass_of_block, moment_of, weigh_scores
 from .cache import inlined
 from .peaks import BLOCK
-from .sampling_order import MAX_OCTAVES, fraction_of, halvings_of, order_key, score_of, weight_of
+from .sampling_order import INF_KEY, MAX_OCTAVES, fraction_of, halvings_of, order_key, score_of, weight_of
 from .sampling_passes import ask
 from .simd import local_array
 
 __all__ = ["NUM_TRIES", "next_uniform_ref"]
 
-NUM_TRIES = 8  # draws that top-p may reject, before its cut is found after all
+NUM_TRIES = 8  # draws that may be rejected, before the cut is found after all
 
 _MASK = 2**64 - 1
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -110,50 +113,93 @@ def token_at(logits, keys, loaded, peaks, totals, scale, target):
 
 
 @inlined
-def mass_before(logits, keys, loaded, peaks, masses, totals, scale, block, limit):
-    """How much of a block's share of `totals` belongs to tokens above the score `limit`."""
-    peak, first = score_of(peaks[block]), block * BLOCK
-    if not loaded[block] and first + BLOCK <= logits.shape[0]:
-        ask(logits, first)
-        above = mass_above(logits, first, peak, scale, limit)
-    else:
-        scores = local_array(np.float32, BLOCK)
-        scores_of_block(logits, keys, loaded, block, scores)
-        above = mass_above(scores, 0, peak, scale, limit)
-    return np.int64(np.float64(totals[block]) * (np.float64(above) / np.float64(masses[block])))
+def mean_octaves(logits, keys, loaded, peaks, masses, totals, total, top, scale):
+    """Mean of how many octaves below `top` tokens are, by their probabilities.
+
+    Blocks of hardly any mass stay out, which changes it by 2**-30 at most.
+    """
+    negligible = total // (np.int64(2**36) * peaks.shape[0])  # octaves are below 2**6
+    moment = np.float64(0)
+    for block in range(peaks.shape[0]):
+        if totals[block] > negligible:
+            peak, first = score_of(peaks[block]), block * BLOCK
+            if not loaded[block] and first + BLOCK <= logits.shape[0]:
+                ask(logits, first)
+                inside = moment_of(logits, first, peak, scale)
+            else:
+                scores = local_array(np.float32, BLOCK)
+                scores_of_block(logits, keys, loaded, block, scores)
+                inside = moment_of(scores, 0, peak, scale)
+            octaves = np.float64((top - peak) * scale) + np.float64(inside) / np.float64(masses[block])
+            moment += np.float64(totals[block]) * octaves
+    return moment / np.float64(total)
 
 
 @inlined
-def mass_before_inside(logits, keys, loaded, peaks, totals, scale, token_id):
-    """The same for the token's own block, where lower ids go first among equal scores."""
+def limits(key, mirror, is_before):
+    """Keys between which lie the tokens that go before a token with this key, in blocks before its own or after it.
+
+    Both are excluded. Tokens go in order of their distance from a typical score, and `mirror` is as far from it on the
+    other side. Of two at the same distance the more probable one goes first, then the lower id. For top-p the most
+    probable one is typical.
+    """
+    if mirror < key:
+        return mirror, np.int32(key + is_before)
+    return np.int32(key - is_before), np.int32(mirror + 1)
+
+
+@inlined
+def mass_before(logits, keys, loaded, peaks, masses, totals, scale, block, low, high):
+    """How much of a block's share of `totals` belongs to tokens between the keys `low` and `high`."""
+    peak, first = score_of(peaks[block]), block * BLOCK
+    if not loaded[block] and first + BLOCK <= logits.shape[0]:
+        ask(logits, first)
+        between = mass_between(logits, first, peak, scale, score_of(low), score_of(high))
+    else:
+        scores = local_array(np.float32, BLOCK)
+        scores_of_block(logits, keys, loaded, block, scores)
+        between = mass_between(scores, 0, peak, scale, score_of(low), score_of(high))
+    return np.int64(np.float64(totals[block]) * (np.float64(between) / np.float64(masses[block])))
+
+
+@inlined
+def mass_before_inside(logits, keys, loaded, peaks, totals, scale, token_id, mirror):
+    """The same for the token's own block, where ids decide one by one."""
     block = token_id // BLOCK
     place = token_id - block * BLOCK
     scores, weights = local_array(np.float32, BLOCK), local_array(np.float32, BLOCK)
     scores_of_block(logits, keys, loaded, block, scores)
     weigh_scores(scores, score_of(peaks[block]), scale, weights)
-    whole = above = np.float64(0)
+    whole = before = np.float64(0)
     for i in range(BLOCK):
         whole += np.float64(weights[i])
-        if scores[i] > scores[place] or (scores[i] == scores[place] and i < place):
-            above += np.float64(weights[i])
-    return np.int64(np.float64(totals[block]) * (above / whole))
+        low, high = limits(order_key(scores[place]), mirror, np.int32(i < place))
+        key = order_key(scores[i])
+        before += np.float64(weights[i]) if low < key < high else 0.0
+    return np.int64(np.float64(totals[block]) * (before / whole))
 
 
 @inlined
-def is_kept(logits, keys, loaded, peaks, masses, totals, scale, token_id, nucleus):
-    """Whether the tokens before this one, by score and then by id, have less than the mass `nucleus`."""
+def is_kept(logits, keys, loaded, peaks, masses, totals, scale, token_id, center, nucleus):
+    """Whether the tokens nearer to the score `center`, float64, than this one have less than the mass `nucleus`.
+
+    Those at the same distance as well, if they go before it; see `limits`. For top-p `center` is +inf.
+    """
     own = token_id // BLOCK
-    key = order_key(logits[token_id]) if not loaded[own] else keys[token_id]
-    least = most = mass_before_inside(logits, keys, loaded, peaks, totals, scale, token_id)
-    for block in range(peaks.shape[0]):  # equal scores go before it in blocks before its own
-        if block != own and peaks[block] >= key + np.int32(block > own):
+    key = keys[token_id] if loaded[own] else order_key(logits[token_id])
+    mirror = order_key(np.float32(2 * center - np.float64(score_of(key))))
+    mirror = min(max(mirror, np.int32(-INF_KEY)), np.int32(INF_KEY - 1))
+    least = most = mass_before_inside(logits, keys, loaded, peaks, totals, scale, token_id, mirror)
+    for block in range(peaks.shape[0]):
+        low, _ = limits(key, mirror, np.int32(block < own))
+        if block != own and peaks[block] > low:
             most += totals[block]
     for block in range(peaks.shape[0]):
         if most < nucleus or least >= nucleus:
             break
-        if block != own and peaks[block] >= key + np.int32(block > own):
-            limit = score_of(key) if block > own else score_of(np.int32(key - 1))  # the next lower float32
-            part = mass_before(logits, keys, loaded, peaks, masses, totals, scale, block, limit)
+        low, high = limits(key, mirror, np.int32(block < own))
+        if block != own and peaks[block] > low:
+            part = mass_before(logits, keys, loaded, peaks, masses, totals, scale, block, low, high)
             least += part
             most -= totals[block] - part
     return most < nucleus

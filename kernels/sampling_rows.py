@@ -115,6 +115,7 @@ def sample_rows(draws, n_vocab, work, token_ids, surprises, taken, task, num_tas
             draw.repetition_penalty,
             draw.presence_penalty,
             draw.frequency_penalty,
+            draw.typical_p,
             draw.max_surprise,
         )
         edits = Edits(

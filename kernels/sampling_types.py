@@ -33,9 +33,8 @@ class Settings(NamedTuple):
     repetition_penalty: float  # [1]
     presence_penalty: float  # [0]
     frequency_penalty: float  # [0]
-    max_surprise: (
-        float  # [inf] bits, among all tokens; what is more surprising is left out, but for one token
-    )
+    typical_p: float  # [1]; where it is not, top_k, top_p, min_p and max_surprise must be off
+    max_surprise: float  # [inf] bits, among all tokens; what is more surprising is left out, but for one token
 
 
 class Edits(NamedTuple):

@@ -2,7 +2,7 @@
 
 `Filters.draw` takes the place of the fast path of densecore.kernels.sampling for these requests. Its steps, each on
 what the one before it kept, renormalised: top-n-sigma, temperature, top-k, typical-p, top-p, min-p, XTC, the draw.
-Top-k, top-p and min-p keep what the fast path keeps.
+Top-k, typical-p, top-p and min-p keep what the fast path keeps, which knows typical-p where it is alone, and mirostat.
 
 Sources:
 
@@ -118,6 +118,11 @@ class Filters:
         if config.typical_p == 1 and config.top_n_sigma == 0 and config.xtc_probability == 0:
             return None
         return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
+
+    def is_typical_p_alone(self, n_vocab: int) -> bool:
+        """Whether there is no other filter: then the fast path knows it."""
+        top_k_is_off = not 0 < self.top_k < n_vocab
+        return top_k_is_off and (self.top_p, self.min_p, self.top_n_sigma, self.xtc_probability) == (1, 0, 0, 0)
 
     def distribution(self, scores: np.ndarray, u: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """Kept token ids, in order, and their probabilities; XTC acts if u in [0, 1) is below its probability."""

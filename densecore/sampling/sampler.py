@@ -39,6 +39,7 @@ from densecore.kernels.sampling import (
     ALL_MASKED,
     NOT_FINITE,
     NOTHING_KNOWN,
+    UNDECIDED,
     Known,
     Settings,
     draws_by_blocks_ref,
@@ -55,7 +56,7 @@ from densecore.sampling.rng import splitmix64, uniform
 
 __all__ = ["Sampler"]
 
-_XTC_STREAM = 1  # which other sequence of random numbers XTC has
+_XTC_STREAM, _LAST_STREAM = 1, 2  # which other sequences of random numbers XTC, and what is left undecided, have
 
 
 class Sampler:
@@ -107,6 +108,7 @@ class Sampler:
             repetition_penalty=config.repetition_penalty,
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
+            typical_p=1.0,
             max_surprise=np.inf,
         )
         self._has_penalties = self._settings[4:] != (1.0, 0.0, 0.0)
@@ -131,14 +133,21 @@ class Sampler:
             self._settings = self._settings._replace(top_k=0, top_p=1.0, min_p=0.0)
         elif config.temperature > 0:
             self._filters = Filters.of(config)
+            if self._filters is not None and self._filters.is_typical_p_alone(self.n_vocab):
+                self._settings = self._settings._replace(typical_p=config.typical_p)
         self.mass_scale = self._find_mass_scale(config)
 
     def _find_mass_scale(self, config: GenerationConfig) -> float:
-        if self._filters is not None or self._dry is not None or self._restrictions is not None:
+        if self._dry is not None or self._restrictions is not None or config.logits_processors:
             return 0.0  # logits are changed before they are drawn from
-        if config.logits_processors or not (self._mirostat or draws_by_blocks_ref(self._settings, self.n_vocab)):
+        if self._has_rare_filters or not (self._mirostat or draws_by_blocks_ref(self._settings, self.n_vocab)):
             return 0.0
         return halvings_per_logit(config.temperature)
+
+    @property
+    def _has_rare_filters(self) -> bool:
+        """Whether the fast path does not know all filters."""
+        return self._filters is not None and self._settings.typical_p == 1
 
     def sample(self, logits: np.ndarray) -> int:
         """Draw the next token from logits (n_vocab,) float32, which stay as they are, and `accept` it.
@@ -173,6 +182,8 @@ class Sampler:
         seen : (n_vocab,) the logits after processors and restrictions
         surprise : bits, of a token that was drawn by the fast path
         """
+        if token_id == UNDECIDED:
+            token_id = self._decide(seen)
         if token_id < 0:
             raise InferenceError(f"{self.name}: {_complaint(seen, token_id)}")
         if self._mirostat is not None:
@@ -181,6 +192,12 @@ class Sampler:
             self.logprobs.append(log_probabilities(logits, token_id, self._config.top_logprobs))
         self.accept(token_id)
         return token_id
+
+    def _decide(self, logits: np.ndarray) -> int:
+        """Draw a token in numpy after all, with a random number of its own."""
+        assert self._filters is not None, "typical-p alone is left undecided"
+        scores = edit_ref(logits, self._settings, self._table.edits, len(self._table))
+        return self._filters.draw(scores, uniform(splitmix64(self.seed, _LAST_STREAM), self.num_output), 1.0)
 
     def accept(self, token_id: int) -> None:
         """Count a token as output. `sample` does so; others do when tokens come from elsewhere.
@@ -214,7 +231,7 @@ class Sampler:
         table, settings = self._table, self._settings
         if self._mirostat is not None:
             settings = settings._replace(max_surprise=self._mirostat.mu)
-        if self._dry is None and self._filters is None:
+        if self._dry is None and not self._has_rare_filters:
             return Draw(logits, known, settings, table.edits, len(table), u, table.addresses)
         self._check(logits)
         scores = edit_ref(logits, self._settings, table.edits, len(table))
@@ -222,7 +239,7 @@ class Sampler:
         if self._dry is not None:
             for token_id, penalty in self._dry.penalties(self._token_ids).items():
                 scores[token_id] -= np.float32(penalty)
-        if self._filters is not None:
+        if self._filters is not None and self._has_rare_filters:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
         return Draw(scores, NOTHING_KNOWN, settings, table.edits, 0, u, table.addresses)
 

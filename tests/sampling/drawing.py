@@ -8,6 +8,7 @@ from densecore.kernels.block_masses import NO_MASSES, block_masses, halvings_per
 from densecore.kernels.peaks import block_peaks, num_blocks
 from densecore.kernels.sampling import (
     NOTHING_KNOWN,
+    UNDECIDED,
     Edits,
     Known,
     Settings,
@@ -26,6 +27,7 @@ OFF = Settings(
     repetition_penalty=1.0,
     presence_penalty=0.0,
     frequency_penalty=0.0,
+    typical_p=1.0,
     max_surprise=np.inf,
 )
 NO_EDITS = Edits(np.zeros(1, np.int32), np.zeros(1), np.zeros(1, np.int32))
@@ -96,15 +98,18 @@ def assert_draws_by_blocks(logits, settings, kept, edits, n_edits):
     Where it does not, another one comes that it keeps.
     """
     scores = edit_ref(np.asarray(logits, np.float32), settings, edits, n_edits)
-    ids, probabilities = distribution_ref(scores, settings._replace(top_p=1.0))
+    ids, probabilities = distribution_ref(scores, settings._replace(top_p=1.0, typical_p=1.0))
+    places = np.flatnonzero(np.isin(ids, kept))
+    edges = np.unique([*places[:1] - 1, *places[:1], *places[-1:], *places[-1:] + 1]).clip(0, len(ids) - 1)
     by_id = np.argsort(ids)
     probabilities = probabilities[by_id]
     upper, kept = np.cumsum(probabilities), set(map(int, kept))
     lower = upper - probabilities
-    near_cut = [position for position in (len(kept) - 1, len(kept)) if position < len(ids)]
-    middles = [(lower + upper)[token_id] / 2 for token_id in ids[near_cut] if probabilities[token_id] > 4 * TOLERANCE]
+    middles = [(lower + upper)[token_id] / 2 for token_id in ids[edges] if probabilities[token_id] > 4 * TOLERANCE]
     for u in [*probes(probabilities), *middles]:
         token_id = draw(logits, settings, float(u), edits, n_edits)
+        if token_id == UNDECIDED:
+            continue
         assert token_id in kept, f"u = {u} draws token {token_id}, which is not kept"
         as_drawn_first = lower[token_id] - TOLERANCE <= u <= upper[token_id] + TOLERANCE
         candidates = np.flatnonzero((lower - TOLERANCE <= u) & (u <= upper + TOLERANCE))

@@ -34,6 +34,7 @@ setting = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.1, 0.5]),
     presence_penalty=st.sampled_from([0.0, 0.7]),
     frequency_penalty=st.sampled_from([0.0, -0.3]),
+    typical_p=st.just(1.0),
     max_surprise=st.sampled_from([np.inf, np.inf, np.inf, -1.0, 0.5, 4.0, 9.0]),
 )
 
@@ -68,6 +69,30 @@ def test_like_twin_for_any_logits(logits, chosen, data):
     assert_like_twin(logits, chosen, edits, n_edits)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    logits=st.lists(logit, min_size=1, max_size=300),
+    mass=st.floats(0.01, 0.999),
+    temperature=st.sampled_from([0.05, 0.8, 3.0]),
+)
+def test_typical_p_like_twin_for_any_logits(logits, mass, temperature):
+    logits, chosen = np.array(logits, np.float32), OFF._replace(temperature=temperature, typical_p=mass)
+    assume((logits > -np.inf).any())
+    ids, probabilities = distribution_ref(logits, chosen._replace(typical_p=1.0))
+    distances = surprises_from_mean(probabilities)
+    order = np.argsort(distances, kind="stable")
+    assume(np.abs(np.cumsum(probabilities[order]) - mass).min() > 10 * TOLERANCE)
+    unequal = np.diff(distances[order])[logits[ids[order[1:]]] != logits[ids[order[:-1]]]]
+    assume(unequal.min(initial=1) > 1e-4)  # which of two goes first must not be decided by rounding
+    assert_like_twin(logits, chosen)
+
+
+def surprises_from_mean(probabilities):
+    """How far each token's surprise is from the mean."""
+    surprises = -np.log(np.maximum(probabilities, 1e-300))
+    return np.abs(surprises - (probabilities * surprises).sum())
+
+
 @pytest.mark.parametrize("n_vocab", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5000, 40000])
 @pytest.mark.parametrize("spread", [0.01, 1, 4, 20])
 @pytest.mark.parametrize(
@@ -83,6 +108,8 @@ def test_like_twin_for_any_logits(logits, chosen, data):
         {"top_k": 40, "top_p": 0.95, "min_p": 0.02},
         {"top_p": 0.9, "min_p": 0.01},
         {"max_surprise": 9.0},
+        {"typical_p": 0.95},
+        {"typical_p": 0.3},
         {"temperature": 0.0},
     ],
     ids=lambda changes: "+".join(f"{name}={value}" for name, value in changes.items()) or "plain",
@@ -95,7 +122,12 @@ def test_like_twin_for_random_logits(n_vocab, spread, changes):
 @pytest.mark.parametrize("spread", [0.5, 3])
 @pytest.mark.parametrize(
     "changes",
-    [{"top_k": 40, "top_p": 0.95}, {"top_p": 0.95}, {"top_p": 0.3}, {"top_p": 0.01}, {"min_p": 0.05}, {}],
+    [
+        {"top_k": 40, "top_p": 0.95},
+        *({name: mass} for name in ("top_p", "typical_p") for mass in (0.95, 0.3, 0.01)),
+        {"min_p": 0.05},
+        {},
+    ],
     ids=str,
 )
 def test_same_token_as_twin_for_same_random_number(changes, spread):
@@ -189,7 +221,7 @@ def test_masked_tokens_are_never_drawn(changes):
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-6, 100.0])
-@pytest.mark.parametrize("changes", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}, {"typical_p": 0.9}], ids=str)
 def test_extreme_temperatures_and_logits(temperature, changes):
     big = float(np.finfo(np.float32).max)
     logits = [-big, 3.0, big, big, -np.inf, 0.0]
