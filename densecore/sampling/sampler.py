@@ -111,7 +111,8 @@ class Sampler:
             typical_p=1.0,
             max_surprise=np.inf,
         )
-        self._has_penalties = self._settings[4:] != (1.0, 0.0, 0.0)
+        penalties = config.repetition_penalty, config.presence_penalty, config.frequency_penalty
+        self._has_penalties = penalties != (1, 0, 0)
         self._table = EditTable(n_vocab, config.logit_bias or {})
         if config.repetition_penalty != 1:
             self._table.see_prompt(self._token_ids)
