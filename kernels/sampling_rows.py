@@ -18,7 +18,7 @@ from .plan import operation
 from .sampling import sample, sample_ref
 from .sampling_types import NOTHING_KNOWN, Edits, Known, Settings, Workspace
 
-__all__ = ["DRAW", "edit_addresses", "pack_draws", "sample_rows"]
+__all__ = ["DRAW", "edit_addresses", "pack_draws", "pack_row", "pack_rows", "sample_rows"]
 
 # An address, a number, or a setting each: the arguments of `sample`, but for its scratch.
 DRAW = np.dtype(
@@ -37,19 +37,30 @@ def edit_addresses(edits: Edits) -> tuple[int, int, int]:
     return ids, bias, counts
 
 
+def pack_rows(packed: np.ndarray, places: np.ndarray, logits: np.ndarray, known: Known) -> None:
+    """Fill in which rows an array of `DRAW` draws from: `places` (num_draws,) of logits (num_rows, n_vocab).
+
+    known : of all rows, arrays (num_rows, num_blocks), or empty ones
+    All rows must be contiguous, and stay where they are.
+    """
+    for name, array in (("logits", logits), *known._asdict().items()):
+        packed[name] = array.__array_interface__["data"][0] + places * array.strides[0]
+    packed["n_peaks"], packed["n_masses"] = known.peaks.shape[1], known.masses.shape[1]
+
+
+def pack_row(packed: np.ndarray, i: int, row: np.ndarray) -> None:
+    """Let number i of an array of `DRAW` draw from a row (n_vocab,) of its own."""
+    packed["logits"][i] = row.__array_interface__["data"][0]
+    packed["n_peaks"][i] = packed["n_masses"][i] = 0
+
+
 def pack_draws(
     packed: np.ndarray,
-    logits: Sequence[np.ndarray],
-    known: Sequence[Known],
     addresses: Sequence[tuple[int, int, int]],
     n_edits: Sequence[int],
     u: Sequence[float],
 ) -> None:
-    """Fill an array of `DRAW`, but for the settings. All arrays must be contiguous and stay where they are."""
-    packed["logits"] = [row.__array_interface__["data"][0] for row in logits]
-    for name, arrays in zip(Known._fields, zip(*known, strict=True), strict=True):
-        packed[name] = [array.__array_interface__["data"][0] for array in arrays]
-        packed["n_" + name] = [array.size for array in arrays]
+    """Fill in what changes from draw to draw. The columns at these addresses must stay where they are."""
     packed["ids"], packed["bias"], packed["counts"] = np.array(addresses, np.int64).T
     packed["n_edits"], packed["u"] = n_edits, u
 

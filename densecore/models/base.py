@@ -18,6 +18,7 @@ from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.kernels.peaks import num_blocks
 from densecore.kernels.plan import Plan
+from densecore.kernels.sampling_types import Known
 from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
 from densecore.models.classifier import Classifier
@@ -42,6 +43,11 @@ class Outputs(NamedTuple):
     hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
     peaks: np.ndarray  # (num_logits, num_blocks) of the logits: what sampling looks at first
     masses: np.ndarray  # (num_logits, num_blocks) of the logits whose `batch.mass_scales` are not 0
+
+    @property
+    def known(self) -> Known:
+        """What is known of the logits, for sampling."""
+        return Known(self.peaks, self.masses)
 
     @classmethod
     def none(cls, config: ModelConfig) -> Outputs:

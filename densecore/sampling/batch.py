@@ -14,7 +14,7 @@ import numpy as np
 
 from densecore.kernels.plan import Plan
 from densecore.kernels.sampling import NOTHING_KNOWN, Edits, Known, Settings, Workspace, sample
-from densecore.kernels.sampling_rows import DRAW, pack_draws, sample_rows
+from densecore.kernels.sampling_rows import DRAW, pack_draws, pack_row, pack_rows, sample_rows
 
 if TYPE_CHECKING:
     from densecore.sampling.sampler import Sampler
@@ -23,12 +23,14 @@ __all__ = ["Draw", "sample_batch"]
 
 Result = TypeVar("Result")
 
+NO_ROWS_KNOWN = Known(np.empty((0, 0), np.int32), np.empty((0, 0), np.float32))
+
 
 class Draw(NamedTuple):
     """What the fast path draws one token from: the arguments of densecore.kernels.sampling.sample, and an address."""
 
-    logits: np.ndarray  # (n_vocab,) float32
-    known: Known  # of these logits
+    place: int  # the row of the step's logits
+    logits: np.ndarray | None  # (n_vocab,) float32 that take its place, of which nothing is known, or None
     settings: Settings
     edits: Edits
     n_edits: int
@@ -38,26 +40,33 @@ class Draw(NamedTuple):
 
 def sample_batch(
     samplers: Sequence[Sampler],
-    logits: np.ndarray | Sequence[np.ndarray],
+    logits: np.ndarray,
     num_workers: int = 1,
-    known: Sequence[Known] | None = None,
+    known: Known = NO_ROWS_KNOWN,
+    places: Sequence[int] | None = None,
 ) -> list[int | Exception]:
-    """The next token of each sampler from its row (n_vocab,) of logits, or why there is none.
+    """The next token of each sampler from its row of logits (num_rows, n_vocab), or why there is none.
 
-    known : what is known of each row of logits, which makes it faster; masses at the temperature of its sampler
+    Rows are not looked at one by one where the fast path takes them as they are: when a model's step has just been
+    through the caches, each array object costs as much time as a row's draw.
+
     num_workers : threads of the pool; they change how long it takes, and nothing else
+    known : of all rows, which makes it faster: arrays (num_rows, num_blocks), masses at the samplers' `mass_scale`
+    places : the row of each sampler, if they are not all rows in order
     """
-    known = [NOTHING_KNOWN] * len(samplers) if known is None else known
-    prepared = [_attempt(sampler.prepare, *rows) for sampler, *rows in zip(samplers, logits, known, strict=True)]
-    drawn = iter(_draw([step for step in prepared if isinstance(step, Draw)], num_workers))
+    if logits.dtype != np.float32 or logits.strides[1] != logits.itemsize:
+        logits = np.ascontiguousarray(logits, np.float32)
+    places = range(len(logits)) if places is None else places
+    prepared = [_attempt(sampler.prepare, logits, place) for sampler, place in zip(samplers, places, strict=True)]
+    drawn = iter(_draw([step for step in prepared if isinstance(step, Draw)], logits, known, num_workers))
     results: list[int | Exception] = []
-    for sampler, row, step in zip(samplers, logits, prepared, strict=True):
+    for sampler, place, step in zip(samplers, places, prepared, strict=True):
         if isinstance(step, Exception):
             results.append(step)
+        elif isinstance(step, Draw):
+            results.append(_attempt(sampler.finish, logits, place, *next(drawn), step.logits))
         else:
-            token_id, surprise = next(drawn) if isinstance(step, Draw) else (step, 0.0)
-            seen = step.logits if isinstance(step, Draw) else row
-            results.append(_attempt(sampler.finish, row, seen, token_id, surprise))
+            results.append(_attempt(sampler.finish, logits, place, step))
     return results
 
 
@@ -69,16 +78,21 @@ def _attempt(function: Callable[..., Result], *arguments: object) -> Result | Ex
         return error
 
 
-def _draw(draws: list[Draw], num_workers: int) -> list[tuple[int, float]]:
+def _draw(draws: list[Draw], logits: np.ndarray, known: Known, num_workers: int) -> list[tuple[int, float]]:
     """Token ids, or the error codes of `sample`, each with the `surprise` that it leaves."""
     if not draws:
         return []
     if len(draws) == 1:  # to wake the pool takes longer than the row
         (draw,) = draws
-        work = _workspace(draw.logits.size)
-        token_id = int(sample(draw.logits, draw.known, work, draw.settings, draw.edits, draw.n_edits, draw.u))
+        work = _workspace(logits.shape[1])
+        row, of_row = draw.logits, NOTHING_KNOWN
+        if row is None:
+            row = logits[draw.place]
+            of_row = NOTHING_KNOWN if known is NO_ROWS_KNOWN else Known(*(array[draw.place] for array in known))
+        token_id = int(sample(row, of_row, work, draw.settings, draw.edits, draw.n_edits, draw.u))
         return [(token_id, float(work.surprise[0]))]
-    return _rows_plan(len(draws), draws[0].logits.size, max(1, min(num_workers, len(draws)))).run(draws)
+    plan = _rows_plan(len(draws), logits.shape[1], max(1, min(num_workers, len(draws))))
+    return plan.run(draws, logits, known)
 
 
 class _RowsPlan:
@@ -93,17 +107,19 @@ class _RowsPlan:
         self.plan = Plan()
         self.plan.add(sample_rows, self.packed, n_vocab, work, self.token_ids, self.surprises, self.taken)
 
-    def run(self, draws: list[Draw]) -> list[tuple[int, float]]:
+    def run(self, draws: list[Draw], logits: np.ndarray, known: Known) -> list[tuple[int, float]]:
         """What `_draw` returns, for as many draws."""
         settings = [draw.settings for draw in draws]
         if settings != self.settings:
             self.settings = settings
             for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
                 self.packed[name] = column
+        pack_rows(self.packed, np.array([draw.place for draw in draws]), logits, known)
+        for i, draw in enumerate(draws):
+            if draw.logits is not None:
+                pack_row(self.packed, i, draw.logits)
         pack_draws(
             self.packed,
-            [draw.logits for draw in draws],
-            [draw.known for draw in draws],
             [draw.addresses for draw in draws],
             [draw.n_edits for draw in draws],
             [draw.u for draw in draws],

@@ -34,13 +34,11 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
-from densecore.kernels.block_masses import NO_MASSES, halvings_per_logit
+from densecore.kernels.block_masses import halvings_per_logit
 from densecore.kernels.sampling import (
     ALL_MASKED,
     NOT_FINITE,
-    NOTHING_KNOWN,
     UNDECIDED,
-    Known,
     Settings,
     draws_by_blocks_ref,
     edit_ref,
@@ -136,14 +134,11 @@ class Sampler:
             self._filters = Filters.of(config)
             if self._filters is not None and self._filters.is_typical_p_alone(self.n_vocab):
                 self._settings = self._settings._replace(typical_p=config.typical_p)
-        self.mass_scale = self._find_mass_scale(config)
-
-    def _find_mass_scale(self, config: GenerationConfig) -> float:
-        if self._dry is not None or self._restrictions is not None or config.logits_processors:
-            return 0.0  # logits are changed before they are drawn from
-        if self._has_rare_filters or not (self._mirostat or draws_by_blocks_ref(self._settings, self.n_vocab)):
-            return 0.0
-        return halvings_per_logit(config.temperature)
+        changes_logits = bool(config.logits_processors) or restricted or self._dry is not None
+        self._takes_rows_as_they_are = not (changes_logits or self._has_rare_filters)
+        sums_masses = self._mirostat is not None or draws_by_blocks_ref(self._settings, self.n_vocab)
+        uses_masses = self._takes_rows_as_they_are and sums_masses
+        self.mass_scale = halvings_per_logit(config.temperature) if uses_masses else 0.0
 
     @property
     def _has_rare_filters(self) -> bool:
@@ -161,36 +156,39 @@ class Sampler:
             raise result
         return result
 
-    def known(self, peaks: np.ndarray, masses: np.ndarray) -> Known:
-        """What `prepare` takes: peaks and masses of a row of logits, these at `mass_scale` if that is not 0."""
-        return Known(peaks, masses if self.mass_scale else NO_MASSES)
-
-    def prepare(self, logits: np.ndarray, known: Known = NOTHING_KNOWN) -> Draw | int:
+    def prepare(self, logits: np.ndarray, place: int) -> Draw | int:
         """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy.
 
-        known : of these logits; masses at `mass_scale`
+        logits : (num_rows, n_vocab) float32, of which one row, number `place`, is this request's
         """
-        if logits.shape != (self.n_vocab,):
-            raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
-        logits = np.ascontiguousarray(logits, np.float32)
+        if logits.shape[1] != self.n_vocab:
+            raise InferenceError(f"{self.name}: logits have the shape {logits.shape[1:]}, not ({self.n_vocab},)")
         u = uniform(self.seed, self.num_output) if self._settings.temperature > 0 else 0.0  # greedy: not used
-        allowed = self._allowed(logits)
-        return self._draw(allowed, known if allowed is logits else NOTHING_KNOWN, u)
+        if self._takes_rows_as_they_are:
+            return self._draw(place, None, u, len(self._table))
+        return self._draw_from_changed(place, self._allowed(logits[place]), u)
 
-    def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int, surprise: float) -> int:
-        """The second half: `accept` the token that was drawn from logits, or raise what its error code says.
+    def finish(
+        self,
+        logits: np.ndarray,
+        place: int,
+        token_id: int,
+        surprise: float = 0.0,
+        changed: np.ndarray | None = None,
+    ) -> int:
+        """The second half: `accept` the token that was drawn, or raise what its error code says.
 
-        seen : (n_vocab,) the logits after processors and restrictions
         surprise : bits, of a token that was drawn by the fast path
+        changed : (n_vocab,) the logits that it saw, if not that row of `logits`
         """
         if token_id == UNDECIDED:
-            token_id = self._decide(seen)
+            token_id = self._decide(logits[place] if changed is None else changed)
         if token_id < 0:
-            raise InferenceError(f"{self.name}: {_complaint(seen, token_id)}")
+            raise InferenceError(f"{self.name}: {_complaint(logits[place] if changed is None else changed, token_id)}")
         if self._mirostat is not None:
             self._mirostat.learn(surprise)
         if self._config.logprobs:
-            self.logprobs.append(log_probabilities(logits, token_id, self._config.top_logprobs))
+            self.logprobs.append(log_probabilities(logits[place], token_id, self._config.top_logprobs))
         self.accept(token_id)
         return token_id
 
@@ -228,21 +226,26 @@ class Sampler:
             self._restrictions.apply(logits, self._token_ids, self.num_output)
         return logits
 
-    def _draw(self, logits: np.ndarray, known: Known, u: float) -> Draw | int:
-        table, settings = self._table, self._settings
+    def _draw(self, place: int, changed: np.ndarray | None, u: float, n_edits: int) -> Draw:
+        """For the fast path: from a row as it is, or from what takes its place."""
+        settings = self._settings
         if self._mirostat is not None:
             settings = settings._replace(max_surprise=self._mirostat.mu)
+        return Draw(place, changed, settings, self._table.edits, n_edits, u, self._table.addresses)
+
+    def _draw_from_changed(self, place: int, logits: np.ndarray, u: float) -> Draw | int:
+        """From logits (n_vocab,) after processors and restrictions, by the fast path if that can do the rest."""
         if self._dry is None and not self._has_rare_filters:
-            return Draw(logits, known, settings, table.edits, len(table), u, table.addresses)
+            return self._draw(place, logits, u, len(self._table))
         self._check(logits)
-        scores = edit_ref(logits, self._settings, table.edits, len(table))
+        scores = edit_ref(logits, self._settings, self._table.edits, len(self._table))
         self._check(scores)  # the end of generation may have been all that was left
         if self._dry is not None:
             for token_id, penalty in self._dry.penalties(self._token_ids).items():
                 scores[token_id] -= np.float32(penalty)
         if self._filters is not None and self._has_rare_filters:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return Draw(scores, NOTHING_KNOWN, settings, table.edits, 0, u, table.addresses)
+        return self._draw(place, scores, u, 0)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""

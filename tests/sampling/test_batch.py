@@ -7,8 +7,8 @@ import pytest
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError
-from densecore.kernels.sampling import NOT_FINITE, NOTHING_KNOWN, Edits, Settings, Workspace, sample
-from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draws, sample_rows
+from densecore.kernels.sampling import NOT_FINITE, NOTHING_KNOWN, Edits, Known, Settings, Workspace, sample
+from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draws, pack_row, pack_rows, sample_rows
 from densecore.sampling import Sampler, Vocabulary, sample_batch
 from tests.sampling.drawing import NO_EDITS, OFF, known_of
 
@@ -120,8 +120,12 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
     logits, settings, edits, n_edits, u = zip(*rows, strict=True)
     for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
         draws[name] = column
-    known = [known_of(row, chosen)[-1] if i % 2 else NOTHING_KNOWN for i, (row, chosen, *_) in enumerate(rows)]
-    pack_draws(draws, logits, known, [edit_addresses(edited) for edited in edits], n_edits, u)
+    together = np.stack(logits)
+    known = [known_of(row, chosen._replace(temperature=1.0))[-1] for row, chosen, *_ in rows]
+    pack_rows(draws, np.arange(len(rows)), together, Known(*map(np.stack, zip(*known, strict=True))))
+    for i in range(0, len(rows), 2):
+        pack_row(draws, i, logits[i])
+    pack_draws(draws, [edit_addresses(edited) for edited in edits], n_edits, u)
     token_ids, by_twin = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     surprises, by_twin_too = np.empty(len(rows)), np.empty(len(rows))
     sample_rows(draws, 300, work, token_ids, surprises, np.zeros(1, np.int64))
