@@ -348,8 +348,8 @@ class Engine:
         """
         ends = list(accumulate(entry.num_logits for entry in batch))
         logits = outputs.logits[:, : self.n_vocab]
-        alone = [(entry, end - 1) for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
-        samplers, places = [entry.sequence.sampler for entry, _ in alone], [place for _, place in alone]
+        samplers = [entry.sequence.sampler for entry in batch if entry.num_logits == 1]
+        places = [end - 1 for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
         known = outputs.known if self.n_vocab == self.model.config.n_vocab else NO_ROWS_KNOWN
         tokens = iter(sample_batch(samplers, logits, self.runner.workers.num_threads, known, places))
         return [

@@ -101,6 +101,7 @@ class _RowsPlan:
     def __init__(self, count: int, n_vocab: int, workers: int) -> None:
         self.workers, self.settings = workers, [_NO_SETTINGS] * count
         self.packed = np.zeros(count, DRAW)
+        self.rows: tuple | None = None  # those that are packed, if there are no others among them
         self.token_ids, self.surprises = np.empty(count, np.int64), np.empty(count)
         self.taken = np.zeros(1, np.int64)
         work = _workspaces(n_vocab, workers)
@@ -114,10 +115,7 @@ class _RowsPlan:
             self.settings = settings
             for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
                 self.packed[name] = column
-        pack_rows(self.packed, np.array([draw.place for draw in draws]), logits, known)
-        for i, draw in enumerate(draws):
-            if draw.logits is not None:
-                pack_row(self.packed, i, draw.logits)
+        self._pack_rows(draws, logits, known)
         pack_draws(
             self.packed,
             [draw.addresses for draw in draws],
@@ -127,6 +125,17 @@ class _RowsPlan:
         self.taken[0] = 0
         self.plan.run(self.workers)
         return list(zip(self.token_ids.tolist(), self.surprises.tolist(), strict=True))
+
+    def _pack_rows(self, draws: list[Draw], logits: np.ndarray, known: Known) -> None:
+        """Fill in which rows are drawn from, unless they are those of the step before, as they mostly are."""
+        where = [(array.__array_interface__["data"][0], array.shape, array.strides) for array in (logits, *known)]
+        rows = [draw.place for draw in draws], where
+        if rows != self.rows:
+            pack_rows(self.packed, np.array(rows[0]), logits, known)
+        changed = [(i, draw.logits) for i, draw in enumerate(draws) if draw.logits is not None]
+        for i, row in changed:
+            pack_row(self.packed, i, row)
+        self.rows = None if changed else rows
 
 
 _NO_SETTINGS = Settings(*[np.nan] * len(Settings._fields))  # NaN: equal to none
