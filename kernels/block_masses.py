@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from .cache import inlined
-from .exp import exp2_f32x8
+from .exp import exp2_or_zero_f32x8
 from .peaks import BLOCK, num_blocks
 from .plan import range_operation
 from .sampling_order import INF_KEY, score_of
@@ -27,7 +27,7 @@ __all__ = ["NO_MASSES", "block_masses", "halvings_per_logit"]
 NO_MASSES = np.empty(0, np.float32)  # where they are not known
 
 _LANES = 8
-_LOWEST = np.float32(-126)  # octaves below the peak from which on a weight is 0, as that of a masked token must be
+_FARTHEST = np.float32(127)  # octaves below the peak: there weights are 0, as those of masked tokens must be
 _MOST = 1024  # blocks in a piece, at most, if nothing goes before
 
 
@@ -39,9 +39,7 @@ def halvings_per_logit(temperature: float) -> float:
 @inlined
 def weight_octet(scores, first, peak, scale):
     """Weights, relative to the score `peak`, of scores[first : first + 8] in the lanes of a vector; -inf weighs 0."""
-    octaves = (load_f32x8(scores, first) - peak) * scale
-    is_near = as_i32(f32x8(_LOWEST) - octaves) >> 31  # all bits or none
-    return as_f32(as_i32(exp2_f32x8(octaves)) & is_near)
+    return exp2_or_zero_f32x8((load_f32x8(scores, first) - peak) * scale)
 
 
 @inlined
@@ -69,7 +67,7 @@ def moment_of(scores, first, peak, scale):
     """Sum of weight times octaves below `peak`."""
     moment = f32x8(np.float32(0))
     for i in range(first, first + BLOCK, _LANES):
-        octaves = minimum(f32x8(-_LOWEST), (f32x8(peak) - load_f32x8(scores, i)) * scale)  # finite where masked
+        octaves = minimum(f32x8(_FARTHEST), (f32x8(peak) - load_f32x8(scores, i)) * scale)  # finite where masked
         moment = fma(octaves, weight_octet(scores, i, peak, scale), moment)
     return sum_f32x8(moment)
 

@@ -110,11 +110,7 @@ class _RowsPlan:
 
     def run(self, draws: list[Draw], logits: np.ndarray, known: Known) -> list[tuple[int, float]]:
         """What `_draw` returns, for as many draws."""
-        settings = [draw.settings for draw in draws]
-        if settings != self.settings:
-            self.settings = settings
-            for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
-                self.packed[name] = column
+        self._pack_settings([draw.settings for draw in draws])
         self._pack_rows(draws, logits, known)
         pack_draws(
             self.packed,
@@ -125,6 +121,15 @@ class _RowsPlan:
         self.taken[0] = 0
         self.plan.run(self.workers)
         return list(zip(self.token_ids.tolist(), self.surprises.tolist(), strict=True))
+
+    def _pack_settings(self, settings: list[Settings]) -> None:
+        """Fill in those that changed: mostly none, as requests keep theirs, or the one that mirostat moves."""
+        if settings != self.settings:
+            columns = zip(Settings._fields, zip(*settings, strict=True), zip(*self.settings, strict=True), strict=True)
+            for name, column, before in columns:
+                if column != before:
+                    self.packed[name] = column
+            self.settings = settings
 
     def _pack_rows(self, draws: list[Draw], logits: np.ndarray, known: Known) -> None:
         """Fill in which rows are drawn from, unless they are those of the step before, as they mostly are."""
