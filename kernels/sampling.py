@@ -3,13 +3,14 @@
 `distribution_ref` says in a few lines of numpy what is drawn from, `sample_ref` how; `sample` is the fast path. Each
 filter keeps a *prefix* of the tokens in order (probability descending, then id ascending). There are three ways:
 
-* **by blocks** (temperature alone, or top-p or typical-p beside it), where mostly all tokens are candidates: sums of
-  whole blocks tell in which one the random number falls, see sampling_blocks.py. Tokens are in order of their ids, and
-  one that is not kept is drawn again, with the next random number.
-* **few candidates** (top-k, or min-p alone): a threshold is found that as many tokens reach as are needed, and
-  hardly more. These are collected and sorted, and the draw takes the token at which the running sum of the kept
-  probabilities, most probable first, passes u times their total.
-* **a histogram** (all else): the same token without sorting all that are kept, see sampling_histogram.py.
+* **by blocks** (without top-k), where all tokens may be candidates: sums of whole blocks tell in which one the random
+  number falls, see sampling_blocks.py. Tokens are in order of their ids, and one that top-p or typical-p does not keep
+  is drawn again, with the next random number.
+* **few candidates** (top-k): a threshold is found that as many tokens reach as are needed, and hardly more. These are
+  collected and sorted, and the draw takes the token at which the running sum of the kept probabilities, most probable
+  first, passes u times their total.
+* **a histogram** (where top-p has rejected several draws): also most probable first, without sorting all that are kept,
+  see sampling_histogram.py.
 
 The order and the weights are explained in sampling_order.py, the passes over blocks are in sampling_passes.py. One
 thread does all of a token, and sums are of integers or in an order that is fixed, so that the result depends on nothing
@@ -32,6 +33,7 @@ from .peaks import BLOCK
 from .sampling_blocks import (
     NUM_TRIES,
     add_masses,
+    add_masses_above,
     find_masses,
     is_kept,
     mean_octaves,
@@ -46,6 +48,8 @@ from .sampling_order import (
     key_below,
     kth_largest,
     nucleus_mass,
+    octaves_below,
+    order_key,
     pass_mass,
     score_of,
     share_of_mass,
@@ -77,13 +81,13 @@ __all__ = [
     "edit_ref",
     "sample",
     "sample_ref",
+    "sums_all_masses",
 ]
 
 NOT_FINITE = -1  # what `sample` returns for NaN or +inf among the logits ...
 ALL_MASKED = -2  # ... and where all of them are -inf
 UNDECIDED = -3  # what it returns where typical-p did not keep what was drawn, again and again
 
-_FEW = 1024  # more candidates than this are left to the histogram
 _ONE = 2.0**40  # the weight of the most probable token
 
 
@@ -115,12 +119,19 @@ def _typical_ref(probabilities: np.ndarray, mass: float) -> np.ndarray:
 
 
 def draws_by_blocks_ref(settings: Settings, n_vocab: int) -> bool:
-    """Whether tokens are drawn in order of their ids: where no filter is but top-p or typical-p."""
+    """Whether tokens are drawn in order of their ids: everywhere but with top-k, and where nothing is drawn."""
+    return settings.temperature > 0 and not 0 < settings.top_k < n_vocab
+
+
+def sums_all_masses(settings: Settings, n_vocab: int) -> bool:
+    """Whether the mass of all tokens has to be known to draw at a temperature."""
     has_top_k = 0 < settings.top_k < n_vocab
-    return settings.temperature > 0 and settings.min_p == 0 and settings.max_surprise == np.inf and not has_top_k
+    has_min_p_alone = settings.min_p > 0 and min(settings.top_p, settings.typical_p) == 1
+    return settings.max_surprise < np.inf or not (has_top_k or has_min_p_alone)
 
 
 _draws_by_blocks = inlined(draws_by_blocks_ref)
+_sums_all_masses = inlined(sums_all_masses)
 
 
 def _draw_in_order_ref(ids: np.ndarray, probabilities: np.ndarray, u: float) -> int:
@@ -190,24 +201,31 @@ def sample(logits, known, work, settings, edits, n_edits, u):
         return _first_at(logits, work.keys, work.loaded, work.peaks, top_key)
     top, scale = score_of(top_key), np.float32(_halvings_per_logit(settings.temperature))
     octaves = np.float64(MAX_OCTAVES) + 1  # how far below the top tokens may be
-    if _draws_by_blocks(settings, logits.shape[0]) or settings.max_surprise < np.inf:
+    if _sums_all_masses(settings, logits.shape[0]):
         find_masses(logits, work.keys, work.loaded, work.peaks, known.masses, scale, work.block_masses)
         total = add_masses(work.peaks, work.block_masses, top, scale, work.totals)
         octaves = settings.max_surprise - math.log2(total / _ONE)
         if octaves < 0:
             return _first_at(logits, work.keys, work.loaded, work.peaks, top_key)
+    floor = _floor_key(top, settings, octaves / np.float64(scale))
     if _draws_by_blocks(settings, logits.shape[0]):
+        kept, kept_totals = total, work.totals
+        if settings.min_p > 0 or settings.max_surprise < np.inf:
+            kept_totals = work.kept_totals
+            kept = add_masses_above(logits, work.keys, work.loaded, work.peaks, floor, top, scale, kept_totals)
         center = np.inf if settings.typical_p == 1 else _typical_score(logits, work, total, top, scale)
         nucleus = nucleus_mass(min(settings.top_p, settings.typical_p), total)
         for _ in range(NUM_TRIES):
-            token_id = _draw_by_blocks(logits, work, scale, share_of_mass(u, total), center, nucleus, total)
-            if token_id >= 0:
+            token_id = token_at(
+                logits, work.keys, work.loaded, work.peaks, kept_totals, floor, scale, share_of_mass(u, kept)
+            )
+            if nucleus >= total or _is_kept(logits, work, scale, token_id, center, nucleus):
+                work.surprise[0] = _surprise(logits, work, top, scale, token_id, kept)
                 return token_id
             u = next_uniform(u)
         if settings.typical_p < 1:
             return UNDECIDED
-    floor = _floor_key(top, settings, octaves / np.float64(scale))
-    n = _collect_few(logits, work, settings, top_key, scale, floor)
+    n = _collect_few(logits, work, settings, top_key, scale)
     if n > 0:
         return _draw_from_few(work, settings, n, top, scale, floor, u)
     return draw_from_all(logits, work, settings, top_key, scale, floor, u)
@@ -242,14 +260,18 @@ def _typical_score(logits, work, total, top, scale):
 
 
 @inlined(inline="always")
-def _draw_by_blocks(logits, work, scale, target, center, nucleus, total):
-    """The token at `target`, or -1 if it is not in the `nucleus`, a mass around the score `center`."""
-    token_id = token_at(logits, work.keys, work.loaded, work.peaks, work.totals, scale, target)
-    if nucleus < total and not is_kept(
+def _is_kept(logits, work, scale, token_id, center, nucleus):
+    """Whether a token is in the `nucleus`, a mass around the score `center`."""
+    return is_kept(
         logits, work.keys, work.loaded, work.peaks, work.block_masses, work.totals, scale, token_id, center, nucleus
-    ):
-        return -1
-    return token_id
+    )
+
+
+@inlined(inline="always")
+def _surprise(logits, work, top, scale, token_id, kept):
+    """Bits, of a token among those of the mass `kept`."""
+    key = work.keys[token_id] if work.loaded[token_id // BLOCK] else order_key(logits[token_id])
+    return math.log2(kept / _ONE) + np.float64(octaves_below(key, top, scale))
 
 
 @inlined(inline="always")
@@ -264,8 +286,8 @@ def _floor_key(top, settings, distance):
 
 
 @inlined(inline="always")
-def _collect_few(logits, work, settings, top_key, scale, floor):
-    """Collect candidates that hold the kept prefix where settings make them few; their number, or 0 where not.
+def _collect_few(logits, work, settings, top_key, scale):
+    """Collect candidates that hold the kept prefix where top-k makes them few; their number, or 0 where not.
 
     Tokens of weight 0 stay out: they are never drawn, and under a mask they may be nearly all.
     """
@@ -276,8 +298,6 @@ def _collect_few(logits, work, settings, top_key, scale, floor):
         if settings.top_k > work.peaks.shape[0]:
             load_blocks(logits, work.keys, work.loaded, work.peaks, -INF_KEY)
         threshold, limit = kth_largest(keys, settings.top_k, threshold, top_key), 2 * work.keys.shape[0]
-    elif (settings.min_p > 0 or settings.max_surprise < np.inf) and settings.top_p == 1:
-        threshold, limit = floor if floor > threshold else threshold, _FEW
     else:
         return 0
     load_blocks(logits, work.keys, work.loaded, work.peaks, threshold)

@@ -13,6 +13,9 @@ the distribution that top-p leaves.
 
 Typical-p keeps tokens by how near their surprise is to the mean, where top-p has the most probable ones first. That is
 another order of the same scores, by their distance from the one at the mean, so that the same is done with intervals.
+
+Min-p, and the bound that mirostat sets, keep all tokens above a score. They are drawn from in the same way, with masses
+of the kept tokens, for which only blocks that have some are looked at.
 """
 
 from __future__ import annotations
@@ -92,8 +95,35 @@ def add_masses(peaks, masses, top, scale, totals):
 
 
 @inlined
-def token_at(logits, keys, loaded, peaks, totals, scale, target):
-    """The token at which the running sum of weights, in order of ids, passes `target`: 0 to the sum of `totals` - 1."""
+def add_masses_above(logits, keys, loaded, peaks, floor, top, scale, kept_totals):
+    """The same of the tokens whose keys reach `floor`: only blocks with such tokens are looked at."""
+    limit = score_of(np.int32(floor - 1))
+    total = np.int64(0)
+    for block in range(peaks.shape[0]):
+        kept_totals[block] = 0
+        if peaks[block] >= floor:
+            peak, first = score_of(peaks[block]), block * BLOCK
+            octaves = (top - peak) * scale
+            octaves = octaves if octaves < MAX_OCTAVES else MAX_OCTAVES
+            if not loaded[block] and first + BLOCK <= logits.shape[0]:
+                ask(logits, first)
+                mass = mass_between(logits, first, peak, scale, limit, np.float32(np.inf))
+            else:
+                scores = local_array(np.float32, BLOCK)
+                scores_of_block(logits, keys, loaded, block, scores)
+                mass = mass_between(scores, 0, peak, scale, limit, np.float32(np.inf))
+            weight = weight_of(fraction_of(octaves), halvings_of(octaves))
+            kept_totals[block] = np.int64(np.float64(weight) * np.float64(mass))
+            total += kept_totals[block]
+    return total
+
+
+@inlined
+def token_at(logits, keys, loaded, peaks, totals, floor, scale, target):
+    """The token at which the running sum of weights, in order of ids, passes `target`: 0 to the sum of `totals` - 1.
+
+    totals : of those whose keys reach `floor`; only these count
+    """
     block, before = 0, np.int64(0)
     while before + totals[block] <= target:
         before += totals[block]
@@ -103,6 +133,7 @@ def token_at(logits, keys, loaded, peaks, totals, scale, target):
     weigh_scores(scores, score_of(peaks[block]), scale, weights)
     whole = np.float64(0)
     for i in range(BLOCK):
+        weights[i] = weights[i] if order_key(scores[i]) >= floor else np.float32(0)
         whole += np.float64(weights[i])
     target_inside = np.float64(target - before) / np.float64(totals[block]) * whole  # below `whole`
     place, passed = 0, np.float64(weights[0])

@@ -104,6 +104,7 @@ def sample_rows(draws, n_vocab, work, token_ids, surprises, taken, task, num_tas
         work.peaks[task],
         work.block_masses[task],
         work.totals[task],
+        work.kept_totals[task],
         work.surprise[task],
         work.masses[task],
         work.candidates[task],

@@ -56,6 +56,7 @@ class Workspace(NamedTuple):
     peaks: np.ndarray  # (n_blocks,) int32, the highest key of each block
     block_masses: np.ndarray  # (n_blocks,) float32, of each block, relative to its peak
     totals: np.ndarray  # (n_blocks,) int64, the same relative to the highest peak
+    kept_totals: np.ndarray  # (n_blocks,) int64, of the tokens that min-p or a bound of surprise keep
     surprise: np.ndarray  # (1,) float64, result: bits, of the token that was drawn among those that were kept
     masses: np.ndarray  # (N_BUCKETS,) int64, sum of the weights in each bucket
     candidates: np.ndarray  # (n_blocks * BLOCK,) int64, packed tokens
@@ -78,6 +79,7 @@ class Workspace(NamedTuple):
             peaks=np.empty((*count, n_blocks), np.int32),
             block_masses=np.empty((*count, n_blocks), np.float32),
             totals=np.empty((*count, n_blocks), np.int64),
+            kept_totals=np.empty((*count, n_blocks), np.int64),
             surprise=np.zeros((*count, 1)),
             masses=np.empty((*count, N_BUCKETS), np.int64),
             candidates=np.empty((*count, n_blocks * BLOCK), np.int64),

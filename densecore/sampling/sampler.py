@@ -16,9 +16,9 @@ The order of operations, and why:
    Rarer filters, or mirostat in place of all: see filters.py.
 8. **The draw**: the token at which the sum of kept probabilities passes a random number in [0, 1). For the i-th token
    of the output it is number i of the sequence that belongs to the seed: see rng.py. So a request's text depends on
-   its seed and its own logits only, never on what else is in the batch. The most probable tokens come first, but where
-   there is temperature alone, or top-p beside it: there the sum is over all tokens, in order of their ids, and what
-   top-p does not keep is drawn again (densecore.kernels.sampling says why).
+   its seed and its own logits only, never on what else is in the batch. With top-k the most probable tokens come first;
+   without, tokens are in order of their ids, and what top-p does not keep is drawn again (densecore.kernels.sampling
+   says why).
 
 Among equally probable tokens the lower id comes first, in the filters as in the draw. densecore.kernels.sampling
 holds both a readable numpy version of steps 3 to 8 and the fast one, which requests take that ask for nothing else;
@@ -40,8 +40,8 @@ from densecore.kernels.sampling import (
     NOT_FINITE,
     UNDECIDED,
     Settings,
-    draws_by_blocks_ref,
     edit_ref,
+    sums_all_masses,
 )
 from densecore.sampling.batch import Draw, sample_batch
 from densecore.sampling.dry import Dry
@@ -136,7 +136,7 @@ class Sampler:
                 self._settings = self._settings._replace(typical_p=config.typical_p)
         changes_logits = bool(config.logits_processors) or restricted or self._dry is not None
         self._takes_rows_as_they_are = not (changes_logits or self._has_rare_filters)
-        sums_masses = self._mirostat is not None or draws_by_blocks_ref(self._settings, self.n_vocab)
+        sums_masses = config.temperature > 0 and (self._mirostat or sums_all_masses(self._settings, self.n_vocab))
         uses_masses = self._takes_rows_as_they_are and sums_masses
         self.mass_scale = halvings_per_logit(config.temperature) if uses_masses else 0.0
 

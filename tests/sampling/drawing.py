@@ -101,8 +101,9 @@ def assert_draws_by_blocks(logits, settings, kept, edits, n_edits):
     ids, probabilities = distribution_ref(scores, settings._replace(top_p=1.0, typical_p=1.0))
     places = np.flatnonzero(np.isin(ids, kept))
     edges = np.unique([*places[:1] - 1, *places[:1], *places[-1:], *places[-1:] + 1]).clip(0, len(ids) - 1)
-    by_id = np.argsort(ids)
-    probabilities = probabilities[by_id]
+    by_id = np.zeros(len(logits))
+    by_id[ids] = probabilities
+    probabilities = by_id
     upper, kept = np.cumsum(probabilities), set(map(int, kept))
     lower = upper - probabilities
     middles = [(lower + upper)[token_id] / 2 for token_id in ids[edges] if probabilities[token_id] > 4 * TOLERANCE]
@@ -112,7 +113,7 @@ def assert_draws_by_blocks(logits, settings, kept, edits, n_edits):
             continue
         assert token_id in kept, f"u = {u} draws token {token_id}, which is not kept"
         as_drawn_first = lower[token_id] - TOLERANCE <= u <= upper[token_id] + TOLERANCE
-        candidates = np.flatnonzero((lower - TOLERANCE <= u) & (u <= upper + TOLERANCE))
+        candidates = np.flatnonzero((probabilities > 0) & (lower - TOLERANCE <= u) & (u <= upper + TOLERANCE))
         assert as_drawn_first or not kept.issuperset(candidates.tolist())
 
 

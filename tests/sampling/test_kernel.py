@@ -161,15 +161,6 @@ def test_block_masses_like_twin(temperature):
     assert (compiled[0] >= 1).all()
 
 
-def test_few_candidates_and_histogram_draw_the_same_token():
-    rng = np.random.default_rng(8)
-    logits = rng.normal(0, 3, 3000)
-    for u in rng.random(200):
-        by_histogram = draw(logits, OFF._replace(top_p=0.9, min_p=1e-9), u)
-        # top-k of all but one token drops the least probable one, which top-p would drop anyway
-        assert draw(logits, OFF._replace(top_p=0.9, top_k=2999), u) == by_histogram
-
-
 @pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}], ids=str)
 def test_logits_are_not_modified(changes):
     logits = np.random.default_rng(9).normal(0, 1, 500).astype(np.float32)
@@ -237,7 +228,7 @@ def test_penalties_keep_scores_finite():
         assert draw(logits, chosen, 0.5, edits, 2) == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"top_p": 0.9}, {"top_p": 0.9, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize("changes", [{"top_p": 0.02}, {"top_p": 0.5}, {"top_p": 0.05, "min_p": 0.01}], ids=str)
 def test_a_sample_of_the_vocabulary_that_misleads(changes):
     """Most of the mass is in blocks that the guess of how it is spread does not see."""
     logits = np.full(100 * BLOCK, -20.0)

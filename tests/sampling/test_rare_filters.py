@@ -168,7 +168,7 @@ def mirostat_oracle(logits, mu, u, tau, eta):
     kept = [i for i in order if -math.log2(probabilities[i]) <= mu] or order[:1]
     total = sum(probabilities[i] for i in kept)
     running = 0.0
-    for token_id in kept:
+    for token_id in sorted(kept):
         running += probabilities[token_id] / total
         if running > u:
             break
