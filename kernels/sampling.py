@@ -59,6 +59,7 @@ from .sampling_passes import (
     apply_edits,
     collect,
     edit_ref,
+    first_at,
     load_blocks,
     renew_peaks,
     scan,
@@ -144,12 +145,12 @@ def sample_ref(
     logits: np.ndarray, known: Known, work: Workspace, settings: Settings, edits: Edits, n_edits: int, u: float
 ) -> int:
     """Twin of `sample`; of the scratch it uses the `surprise` alone."""
+    work.surprise[0] = 0
     if np.isnan(logits).any() or (logits == np.inf).any():
         return NOT_FINITE
     scores = edit_ref(logits, settings, edits, n_edits)
     if (scores == -np.inf).all():
         return ALL_MASKED
-    work.surprise[0] = 0
     ids, probabilities = distribution_ref(scores, settings)
     if draws_by_blocks_ref(settings, len(scores)):
         every, their_probabilities = distribution_ref(scores, settings._replace(top_p=1.0, typical_p=1.0))
@@ -157,6 +158,7 @@ def sample_ref(
         for _ in range(NUM_TRIES):
             token_id = _draw_in_order_ref(every[by_id], their_probabilities[by_id], u)
             if token_id in ids:
+                work.surprise[0] = -np.log2(their_probabilities[every == token_id][0])
                 return token_id
             u = next_uniform_ref(u)
         if settings.typical_p < 1:
@@ -171,9 +173,10 @@ def sample(logits, known, work, settings, edits, n_edits, u):
     """Draw a token id from logits (n_vocab,) float32, which stay as they are, or return one of the codes below 0.
 
     known : of the logits, see `Known`
-    work : scratch; `surprise` is a result where the settings limit it
+    work : scratch; `surprise` is a result: bits, of the token among those that could be drawn
     The first `n_edits` rows of `edits` count; u in [0, 1) is the random number of this draw.
     """
+    work.surprise[0] = 0.0
     top_key = take(known.peaks, work.peaks) if known.peaks.shape[0] > 0 else scan(logits, work.peaks)
     if top_key >= INF_KEY:
         return NOT_FINITE
@@ -195,10 +198,9 @@ def sample(logits, known, work, settings, edits, n_edits, u):
         top_key = renew_peaks(work.keys, work.loaded, work.peaks)
         if top_key == -INF_KEY:
             return ALL_MASKED
-    work.surprise[0] = 0.0
-    total = np.int64(0)
     if settings.temperature == 0:
-        return _first_at(logits, work.keys, work.loaded, work.peaks, top_key)
+        return first_at(logits, work.keys, work.loaded, work.peaks, top_key)
+    total = np.int64(0)
     top, scale = score_of(top_key), np.float32(_halvings_per_logit(settings.temperature))
     octaves = np.float64(MAX_OCTAVES) + 1  # how far below the top tokens may be
     if _sums_all_masses(settings, logits.shape[0]):
@@ -206,7 +208,7 @@ def sample(logits, known, work, settings, edits, n_edits, u):
         total = add_masses(work.peaks, work.block_masses, top, scale, work.totals)
         octaves = settings.max_surprise - math.log2(total / _ONE)
         if octaves < 0:
-            return _first_at(logits, work.keys, work.loaded, work.peaks, top_key)
+            return first_at(logits, work.keys, work.loaded, work.peaks, top_key)
     floor = _floor_key(top, settings, octaves / np.float64(scale))
     if _draws_by_blocks(settings, logits.shape[0]):
         kept, kept_totals = total, work.totals
@@ -235,19 +237,6 @@ def sample(logits, known, work, settings, edits, n_edits, u):
 # passes over the vocabulary are compiled one by one.
 
 _halvings_per_logit = inlined(halvings_per_logit)
-
-
-@inlined
-def _first_at(logits, keys, loaded, peaks, key):
-    """The lowest id whose key is `key`, the highest of all."""
-    load_blocks(logits, keys, loaded, peaks, key)
-    block = 0
-    while peaks[block] < key:
-        block += 1
-    token_id = block * BLOCK
-    while keys[token_id] < key:
-        token_id += 1
-    return token_id
 
 
 @inlined(inline="always")

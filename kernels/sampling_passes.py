@@ -143,3 +143,16 @@ def weigh_candidates(candidates, n, top, scale, floor, weights):
         total += weights[i]
         mass_above += weights[i] if key >= floor else 0
     return total, mass_above
+
+
+@inlined
+def first_at(logits, keys, loaded, peaks, key):
+    """The lowest id whose key is `key`, the highest of all."""
+    load_blocks(logits, keys, loaded, peaks, key)
+    block = 0
+    while peaks[block] < key:
+        block += 1
+    token_id = block * BLOCK
+    while keys[token_id] < key:
+        token_id += 1
+    return token_id

@@ -57,7 +57,7 @@ class Workspace(NamedTuple):
     block_masses: np.ndarray  # (n_blocks,) float32, of each block, relative to its peak
     totals: np.ndarray  # (n_blocks,) int64, the same relative to the highest peak
     kept_totals: np.ndarray  # (n_blocks,) int64, of the tokens that min-p or a bound of surprise keep
-    surprise: np.ndarray  # (1,) float64, result: bits, of the token that was drawn among those that were kept
+    surprise: np.ndarray  # (1,) float64, result: bits, of the token that was drawn
     masses: np.ndarray  # (N_BUCKETS,) int64, sum of the weights in each bucket
     candidates: np.ndarray  # (n_blocks * BLOCK,) int64, packed tokens
     weights: np.ndarray  # (n_blocks * BLOCK,) int64, of candidates

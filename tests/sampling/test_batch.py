@@ -108,6 +108,8 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
         OFF._replace(temperature=0.0),
         OFF._replace(top_k=7, presence_penalty=1.0),
         OFF._replace(top_p=0.8, repetition_penalty=1.2),
+        OFF._replace(max_surprise=3.0),
+        OFF._replace(min_p=0.1),
     ]
     rows = [
         (rng.normal(0, 3, 300).astype(np.float32), settings, *edited, rng.random())
@@ -133,3 +135,4 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
     one_by_one = [sample(row[0], NOTHING_KNOWN, Workspace.create(len(row[0])), *row[1:]) for row in rows]
     assert token_ids.tolist() == by_twin.tolist() == one_by_one
     assert token_ids[-1] == NOT_FINITE
+    np.testing.assert_allclose(surprises, by_twin_too, atol=1e-5)
