@@ -7,12 +7,11 @@ the bits of `vec_dot`, however many tokens a tile has and however the rows are c
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba.extending import overload
 
-from .cache import INLINED_OPTIONS, inlined
+from .ahead import ask, plan_ahead
+from .cache import INLINED_OPTIONS
 from .gemv import multiply_few
 from .panel import RUN, STRETCH, Panel
 from .simd import (
@@ -30,7 +29,6 @@ from .simd import (
     local_array,
     multipliers,
     outer_madd,
-    prefetch_far,
     store,
     store_rows,
     zero_i32,
@@ -38,29 +36,8 @@ from .simd import (
 
 COLUMNS = 4 if HAS_DOT else 2  # tokens that a panel is multiplied with at once: sums of two steps need more registers
 FEW = 4  # tokens: fewer do without panels
+MULTIPLY_WORK = 3  # how long a run takes with COLUMNS tokens; unpacking it for eight rows is the unit
 TOKENS = 256  # that pass by a panel before the next rows are unpacked
-
-
-class Ahead(NamedTuple):
-    """Bytes of the weights that are read next, and how many lines of them are asked for with each run.
-
-    All at once they would wait for each other: a core has only some dozens of requests to memory under way.
-    """
-
-    place: int
-    end: int
-    lines: int
-
-
-@inlined
-def ask(w, ahead):
-    """Prefetch the next lines; returns what is left."""
-    place = ahead.place
-    for _ in range(ahead.lines):
-        if place < ahead.end:
-            prefetch_far(w, place)
-            place += 64
-    return Ahead(place, ahead.end, ahead.lines)
 
 
 def multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place, w, ahead):
@@ -93,7 +70,7 @@ def _multiply_panel(fmt, columns, panel, num_blocks, x, token, block, acc, place
                 m = outer_madd(columns, num_runs, factors, at, x.sums, k // 16, n_in // 16)
             s = zero_i32(columns) if has_minimum else zero_i32(columns) - m
             for run in range(num_runs):
-                ahead = ask(w, ahead)
+                ahead = ask(w, ahead, MULTIPLY_WORK)
                 k, number = column * qk + RUN * run, b * num_runs + run
                 q, at = q_bytes * number, 2 * TILE_ROWS * number
                 s += dot_tile(
@@ -124,6 +101,7 @@ def unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
 def _unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
     how, type_size = fmt.format.unpacked, fmt.format.type_size
     unpack_header, unpack_quants, groups, is_signed = how.unpack_header, how.unpack_quants, how.groups, how.is_signed
+    runs_in_group = fmt.format.qk // RUN // groups
 
     def fill(fmt, w, start, stride, num_blocks, panel, ahead):
         for part in range(PARTS):
@@ -131,7 +109,7 @@ def _unpack_panel(fmt, w, start, stride, num_blocks, panel, ahead):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
-                    ahead = ask(w, ahead)
+                    ahead = ask(w, ahead, runs_in_group)
                     quants = multipliers(is_signed, True, unpack_quants(w, block, stride, group))
                     store_rows(panel.q, PARTS * (b * groups + group) + part, quants)
         return ahead
@@ -146,7 +124,6 @@ def multiply_panels(fmt):
     q_size = TILE_ROWS * STRETCH * (2 if fmt.unpacked.is_signed and TAKES_MAGNITUDES else 1)
     factors_size, d_size = 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
     scales_size, acc_size, tile_size = factors_size * scales, TILE_ROWS * TOKENS, TILE_ROWS * COLUMNS
-    groups = fmt.unpacked.groups
 
     def multiply(fmt, type_size, w, x, y, first, last):
         num_tokens, n_out = y.shape
@@ -176,8 +153,8 @@ def multiply_panels(fmt):
                         (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
                         TILE_ROWS * type_size * n,
                     )
-                    asks = n * (PARTS * groups + num_tiles * runs_in_block)
-                    ahead = Ahead(place, place + size, size // (64 * asks) + 1)
+                    work = n * runs_in_block * (PARTS + MULTIPLY_WORK * num_tiles)
+                    ahead = plan_ahead(place, size, work)
                     ahead = unpack_panel(fmt, w, top * row_bytes + block * type_size, row_bytes, n, panel, ahead)
                     for i in range(num_tiles):  # the last tile may repeat tokens, too
                         token = min(begin + COLUMNS * i, end - COLUMNS)

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from .ahead import ask, plan_ahead
 from .cache import INLINED_OPTIONS, inlined
 from .formats.base import Format
-from .gemm import Ahead, ask, multiply_panels
+from .gemm import multiply_panels
 from .gemv_amx import FEWEST_TOKENS as FEWEST_BY_ROWS
 from .gemv_amx import multiply_rows_amx
 from .panel import RUN, Panel, Unpacked
@@ -40,7 +41,6 @@ from .simd_amx import (
     add_scaled_products,
     configure_tiles,
     load_results,
-    multiply_sum_tiles,
     multiply_tiles,
     release_tiles,
     scaled_planes,
@@ -52,6 +52,7 @@ STRETCH = 256  # elements of each row in a panel: two planes stay in the nearest
 FEWEST_TOKENS = TOKENS  # fewer do not fill a tile, and are multiplied as in `gemm`
 HALVES = TILE_ROWS // LANES  # of a panel: its rows that a tile register takes
 BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
+RUN_WORK, SCALED_WORK = 2, 40
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
 
 
@@ -82,7 +83,7 @@ def _unpack_planes(fmt, w, start, stride, num_blocks, panel, ahead):
                 block = start + 8 * part * stride + b * type_size
                 unpack_header(w, block, stride, panel, PARTS * b + part)
                 for group in range(groups):
-                    ahead = ask(w, ahead)
+                    ahead = ask(w, ahead, runs_in_group)
                     quants, place = unpack_quants(w, block, stride, group), PARTS * (b * groups + group) + part
                     if scales:
                         at = 2 * TILE_ROWS * scales * runs_in_group * (b * groups + group) + 16 * part
@@ -101,15 +102,26 @@ class Tokens(NamedTuple):
 
     q: np.ndarray  # (n_in / STRETCH, tiles, STRETCH / width, TOKENS, width) int8, flat
     d: np.ndarray  # (tiles, n_in / qk, TOKENS) float32, flat: side by side the scales of a block
-    sums: np.ndarray  # int32, flat: the two sums of a run; empty without minimums
-    # (tiles, n_in / RUN, TOKENS) where a block is a run, else (tiles, n_in / qk, TOKENS, RUNS), and one more
+    sums: np.ndarray  # int32 of two int16 each, (tiles, n_in / qk, TOKENS, pairs), flat; empty without minimums
+    # A pair is the two sums of a run; or those of two whole runs, where both parts of a run have the same factor.
 
 
 @inlined
-def arrange_tokens(x, begin, end, width, tokens):
-    """Fill `tokens` from tokens `begin` to `end` of x."""
+def sum_pair(x, token, pair, whole_runs):
+    """Pair number `pair` of a token's sums, see `Tokens`."""
+    if not whole_runs:
+        return load_u32(x.sums, (token * x.sums.shape[1]) + 2 * pair)
+    first = 4 * pair
+    low = np.int32(x.sums[token, first]) + np.int32(x.sums[token, first + 1])
+    high = np.int32(x.sums[token, first + 2]) + np.int32(x.sums[token, first + 3])
+    return np.uint32(low & 0xFFFF | high << 16)
+
+
+@inlined
+def arrange_tokens(x, begin, end, width, pairs, whole_runs, tokens):
+    """Fill `tokens` from tokens `begin` to `end` of x; `pairs` of sums in a block."""
     n_in, num_blocks = x.q.shape[1], x.d.shape[1]
-    num_tiles, num_runs = (end - begin + TOKENS - 1) // TOKENS, n_in // RUN
+    num_tiles = (end - begin + TOKENS - 1) // TOKENS
     for tile in range(num_tiles):
         token = first_token(tile, begin, end)
         for c in range(min(TOKENS, end - token)):
@@ -119,11 +131,10 @@ def arrange_tokens(x, begin, end, width, tokens):
                 store(tokens.q, TOKENS * place + width * c + k % width, load_i8x32(x.q, (token + c) * n_in + k))
             for b in range(num_blocks):
                 tokens.d[TOKENS * (tile * num_blocks + b) + c] = x.d[token + c, b]
-            if tokens.sums.size:
-                runs = num_runs // num_blocks
-                for run in range(num_runs):
-                    pair = load_u32(x.sums, ((token + c) * num_runs + run) * 2)
-                    tokens.sums[(TOKENS * (tile * num_blocks + run // runs) + c) * runs + run % runs] = pair
+            for b in range(num_blocks):
+                for pair in range(pairs):
+                    place = (TOKENS * (tile * num_blocks + b) + c) * pairs + pair
+                    tokens.sums[place] = sum_pair(x, token + c, b * pairs + pair, whole_runs)
 
 
 @inlined
@@ -143,13 +154,14 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
     plane = TILE_ROWS * STRETCH
     q_size, factors_size, d_size = planes * plane, 2 * TILE_ROWS * runs_in_panel, TILE_ROWS * blocks_in_panel
     scales_size, acc_size, of_tile = factors_size * scales, TILE_ROWS * BATCH, HALVES * planes * SUMS
+    whole_runs = how.scales == 1  # each run has one minimum
+    pairs = (runs // 2 if whole_runs else runs) if has_minimum else 0  # of sums in a block
     sums_size = 2 * of_tile
-    min_sums_size = sums_size if has_minimum else 1
 
     multiply_narrow = inlined(multiply_panels(fmt))
     few_by_rows = how.row_quants is not None or how.quants_at >= 0
     fewest = FEWEST_BY_ROWS if few_by_rows else FEWEST_TOKENS
-    groups, asks = how.groups, 1 if radix else HALVES
+    work = SCALED_WORK if radix else HALVES * RUN_WORK
     multiply_rows: Any = multiply_rows_amx(fmt) if few_by_rows else None
 
     @inlined
@@ -167,7 +179,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
             result = load_results(TOKENS, acc, place)
             multiply_tiles(1, width, steps, radix, panel.q, 0, plane, tokens.q, x_at, sums, 0)
             for i in range(last + 1):
-                ahead = ask(w, ahead)
+                ahead = ask(w, ahead, RUN_WORK)
                 if i < last:  # the tile registers go ahead by a block: their sums take a while to arrive
                     next_half, after = (half, b + 1) if b + 1 < num_blocks else (half + 1, 0)
                     q, k = TILE_ROWS * qk * after + 4 * LANES * next_half, x_at + TOKENS * qk * after
@@ -185,27 +197,24 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                         result = load_results(TOKENS, acc, place + LANES * half)
 
     @inlined
-    def multiply_scaled_tile(panel, tile, block, num_all, tokens, num_tiles, sums, min_sums):
+    def multiply_scaled_tile(panel, tile, block, tokens, num_tiles, sums):
         """Begin the products of a panel with a tile of tokens."""
         x_at, first = TOKENS * (block * qk * num_tiles + STRETCH * tile), of_tile * (tile & 1)
         multiply_tiles(HALVES, width, steps, radix, panel.q, 0, plane, tokens.q, x_at, sums, first)
-        if has_minimum:
-            sums_at = TOKENS * runs * (tile * num_all + block)
-            multiply_sum_tiles(HALVES, panel.factors, 0, tokens.sums, sums_at, min_sums, first)
 
     @inlined
     def multiply_scaled(panel, num_blocks, block, num_all, tokens, num_tiles, acc, w, ahead):
         """The same for blocks of several runs with scales: a panel has one block of each row."""
-        sums, min_sums = local_array(np.int32, sums_size), local_array(np.int32, min_sums_size)
-        multiply_scaled_tile(panel, 0, block, num_all, tokens, num_tiles, sums, min_sums)
+        sums = local_array(np.int32, sums_size)
+        multiply_scaled_tile(panel, 0, block, tokens, num_tiles, sums)
         for tile in range(num_tiles):
-            ahead = ask(w, ahead)
+            ahead = ask(w, ahead, SCALED_WORK)
             if tile + 1 < num_tiles:
-                multiply_scaled_tile(panel, tile + 1, block, num_all, tokens, num_tiles, sums, min_sums)
-            first = of_tile * (tile & 1)
+                multiply_scaled_tile(panel, tile + 1, block, tokens, num_tiles, sums)
+            of_block = TOKENS * (tile * num_all + block)
             add_scaled_products(
-                radix, has_minimum, sums, first, min_sums, first * has_minimum, panel.d, panel.dmin,
-                tokens.d, TOKENS * (tile * num_all + block), acc, TILE_ROWS * TOKENS * tile,
+                radix, pairs, sums, of_tile * (tile & 1), panel.factors, tokens.sums, pairs * of_block,
+                panel.d, panel.dmin, tokens.d, of_block, acc, TILE_ROWS * TOKENS * tile,
             )  # fmt: skip
 
     multiply_panel = multiply_scaled if radix else multiply_runs
@@ -245,13 +254,13 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
         tokens = Tokens(
             np.empty(room * ((n_in + STRETCH - 1) // STRETCH * STRETCH), np.int8),
             np.empty(room * num_blocks, np.float32),
-            np.empty((room * num_blocks * runs + 1) * has_minimum, np.int32),
+            np.empty(room * num_blocks * pairs, np.int32),
         )
         configure_tiles(width)
         for begin in range(0, num_tokens, BATCH):
             end = min(begin + BATCH, num_tokens)
             num_tiles = (end - begin + TOKENS - 1) // TOKENS
-            arrange_tokens(x, begin, end, width, tokens)
+            arrange_tokens(x, begin, end, width, pairs, whole_runs, tokens)
             for row in range(first, last, TILE_ROWS):
                 top = min(row, n_out - TILE_ROWS)
                 for i in range(TILE_ROWS * TOKENS * num_tiles):
@@ -262,7 +271,7 @@ def multiply_panels_amx(fmt: Format) -> Callable[..., None]:
                         (top + TILE_ROWS) * row_bytes + TILE_ROWS * block * type_size,
                         TILE_ROWS * type_size * n,
                     )
-                    ahead = Ahead(place, place + size, size // (64 * n * (PARTS * groups + num_tiles * asks)) + 1)
+                    ahead = plan_ahead(place, size, n * (PARTS * runs + num_tiles * work))
                     start = top * row_bytes + block * type_size
                     ahead = unpack_planes(fmt, w, start, row_bytes, n, panel, ahead)
                     multiply_panel(panel, n, block, num_blocks, tokens, num_tiles, acc, w, ahead)

@@ -19,7 +19,7 @@ from numba.extending import intrinsic as _intrinsic
 
 from .simd_instructions import multiply_pairs
 from .simd_tiles import TILE_ROWS, Reader, split
-from .simd_types import I32, Vector, call, constant, join
+from .simd_types import I32, Vector, call, constant, join, shuffle
 
 intrinsic: Any = _intrinsic  # kernels call them without the first parameter
 
@@ -33,7 +33,6 @@ SMALL, BYTES = 3, 8  # radix: how many bits of a product of quant and scale its 
 _I8, _I16, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 _POINTER = _I8.as_pointer()
 _C, _A, _B = (0, 1, 2, 3), 4, 5  # registers: sums, activations, quants
-_A_SUMS, _B_FACTORS = 6, 7  # the same for minimums: a pair of int16 of each run of a block
 
 
 def emit_tile_instruction(builder: ir.IRBuilder, name: str, *args: ir.Value) -> None:
@@ -69,7 +68,6 @@ def configure_tiles(typingctx, width):
     """Set the sizes of all tile registers: for TOKENS tokens, and `width` elements of each at a time."""
     bytes_in_row = width.literal_value
     sizes = dict.fromkeys(_C, (TOKENS, 64)) | {_A: (TOKENS, bytes_in_row), _B: (bytes_in_row // 4, 64)}
-    sizes |= {_A_SUMS: (TOKENS, 4 * RUNS), _B_FACTORS: (RUNS, 64)}
 
     def codegen(context, builder, sig, args):
         emit_configuration(builder, sizes)
@@ -173,41 +171,6 @@ def multiply_tiles(typingctx, halves, width, steps, radix, q, at, plane, x, star
     return types.void(halves, width, steps, radix, q, index, index, x, index, sums, index), codegen
 
 
-@intrinsic(prefer_literal=True)
-def multiply_sum_tiles(typingctx, halves, factors, at, x_sums, start, sums, first):
-    """Sums of the activations of a tile's tokens times factors of rows of a panel, over the runs of a block.
-
-    A factor is a byte followed by a zero, and meets both bytes of an int16 in turn: M = lower + (higher << BYTES).
-
-    factors : int16, from element `at` on two below 256 of each row, those of the next run 2 * TILE_ROWS further on
-    x_sums : int32, each of two int16, (TOKENS, RUNS) from element `start`; one more has to lie behind them
-    sums : int32; from element `first` on (halves, 2, TOKENS, LANES), flat: the result
-    """
-
-    def codegen(context, builder, sig, args):
-        rows, tokens, results = (Reader(context, builder, sig.args[i], args[i]) for i in (1, 3, 5))
-        a, b, next_byte = register(_A_SUMS), register(_B_FACTORS), ir.Constant(_I64, 1)
-        place = tokens.place(ir.VectorType(_I8, 4 * TOKENS * RUNS + 1), args[4])
-        strides = ir.Constant(_I64, 4 * RUNS), ir.Constant(_I64, 4 * TILE_ROWS)
-        for higher, kind in enumerate("us"):
-            place = builder.gep(place, [next_byte]) if higher else builder.bitcast(place, _POINTER)
-            emit_tile_instruction(builder, "llvm.x86.tileloadd64", a, place, strides[0])
-            for half in range(halves.literal_value):
-                memory = ir.VectorType(_I8, 4 * TILE_ROWS * (RUNS - 1) + 64)
-                of_half = rows.place(memory, builder.add(args[2], ir.Constant(_I64, 2 * LANES * half)))
-                emit_tile_instruction(builder, "llvm.x86.tileloadd64", b, of_half, strides[1])
-                c = register(_C[2 * half + higher])
-                emit_tile_instruction(builder, "llvm.x86.tilezero", c)
-                emit_tile_instruction(builder, f"llvm.x86.tdpb{kind}ud", c, a, b)
-        for c in range(2 * halves.literal_value):
-            tile = results.place(ir.VectorType(I32, SUMS), builder.add(args[6], ir.Constant(_I64, SUMS * c)))
-            emit_tile_instruction(builder, "llvm.x86.tilestored64", register(_C[c]), tile, ir.Constant(_I64, 4 * LANES))
-        return context.get_dummy_value()
-
-    index = types.intp
-    return types.void(halves, factors, index, x_sums, index, sums, index), codegen
-
-
 def _signs(radix: int) -> str:
     """Of each plane of quants: s, signed, or u, unsigned."""
     return {0: "s", SMALL: "uu", BYTES: "us"}[radix]
@@ -215,51 +178,71 @@ def _signs(radix: int) -> str:
 
 @intrinsic(prefer_literal=True)
 def add_scaled_products(
-    typingctx, radix, has_minimum, sums, first, min_sums, min_first, d, dmin, dx, dx_at, acc, place
+    typingctx, radix, min_pairs, sums, first, factors, x_sums, sums_at, d, dmin, dx, dx_at, acc, place
 ):
     """What a block with scales adds: ``acc = fma(dx, fma(d, S, -(dmin * M)), acc)``, or ``fma(dx, d * S, acc)``.
 
-    sums, first : what `multiply_tiles` made for all rows of a panel, and where; `min_sums` of `multiply_sum_tiles`
+    min_pairs : 0 without minimums; else of how many pairs of factor times sum M is made: RUNS, or half as many if the
+        two factors of a run are the same, and sums those of whole runs
+    sums, first : what `multiply_tiles` made for all rows of a panel, and where
+    factors : int16 (RUNS, TILE_ROWS, 2), flat
+    x_sums : int32, each two int16, (TOKENS, min_pairs) from element `sums_at`
     d, dmin : float32 of the panel's rows
     dx : float32; the scales of all TOKENS of the tile lie side by side from element `dx_at`
     acc : float32; from element `place` on those of all rows, TILE_ROWS for each token
     """
-    radix_bits, with_minimum = radix.literal_value, has_minimum.literal_value
+    radix_bits, num_pairs = radix.literal_value, min_pairs.literal_value
     floats, words, fma = Vector("f32", LANES).llvm, ir.VectorType(I32, LANES), "llvm.fma.v16f32"
+    pairs = ir.VectorType(_I16, 2 * LANES)
 
     def codegen(context, builder, sig, args):
-        tiles, min_tiles, scales, minimums, token_scales, results = (
-            Reader(context, builder, sig.args[i], args[i]) for i in (2, 4, 6, 7, 8, 10)
+        tiles, row_factors, token_sums, scales, minimums, token_scales, results = (
+            Reader(context, builder, sig.args[i], args[i]) for i in (2, 4, 5, 7, 8, 9, 11)
         )
 
-        def total(reader: Reader, start: ir.Value, half: int, token: int, bits: int) -> ir.Value:
-            """Of both planes of a tile, as float."""
-            at = builder.add(start, ir.Constant(_I64, 2 * SUMS * half + LANES * token))
-            higher = reader.load(words, builder.add(at, ir.Constant(_I64, SUMS)))
-            both = builder.add(reader.load(words, at), builder.shl(higher, constant(words, bits)))
+        def factor_pairs(half: int) -> list[ir.Value]:
+            """Of 16 rows the factors that meet each pair of sums."""
+            places = [ir.Constant(_I64, 2 * (TILE_ROWS * run + LANES * half)) for run in range(RUNS)]
+            runs = [row_factors.load(pairs, place) for place in places] if num_pairs else []
+            if num_pairs == RUNS:
+                return runs
+            picks = [i if i % 2 == 0 else 2 * LANES + i for i in range(2 * LANES)]
+            return [shuffle(builder, *runs[i : i + 2], picks) for i in range(0, len(runs), 2)]
+
+        def minimum_sums(factors_of_rows: list[ir.Value], token: int) -> ir.Value:
+            """M, as float (vpdpwssd)."""
+            m = constant(words, 0)
+            for i, factor in enumerate(factors_of_rows):
+                x = token_sums.broadcast(pairs, builder.add(args[6], ir.Constant(_I64, token * num_pairs + i)))
+                m = call(builder, "llvm.x86.avx512.vpdpwssd.512", words, [m, factor, x])
+            return builder.sitofp(m, floats)
+
+        def total(half: int, token: int) -> ir.Value:
+            """S, of both planes of a tile, as float."""
+            at = builder.add(args[3], ir.Constant(_I64, 2 * SUMS * half + LANES * token))
+            higher = tiles.load(words, builder.add(at, ir.Constant(_I64, SUMS)))
+            both = builder.add(tiles.load(words, at), builder.shl(higher, constant(words, radix_bits)))
             return builder.sitofp(both, floats)
 
-        halves = range(TILE_ROWS // LANES)
-        of_rows = [scales.load(floats, ir.Constant(_I64, LANES * half)) for half in halves]
-        of_minimums = [minimums.load(floats, ir.Constant(_I64, LANES * half)) for half in halves if with_minimum]
-        for token in range(TOKENS):
-            of_token = token_scales.broadcast(floats, builder.add(args[9], ir.Constant(_I64, token)))
-            for half in halves:
-                s = total(tiles, args[3], half, token, radix_bits)
-                if with_minimum:
-                    m = total(min_tiles, args[5], half, token, BYTES)
-                    low = builder.fneg(builder.fmul(of_minimums[half], m))
-                    s = call(builder, fma, floats, [of_rows[half], s, low])
+        for half in range(TILE_ROWS // LANES):
+            rows, of_rows = ir.Constant(_I64, LANES * half), factor_pairs(half)
+            scale, minimum = scales.load(floats, rows), minimums.load(floats, rows) if num_pairs else None
+            for token in range(TOKENS):
+                of_token = token_scales.broadcast(floats, builder.add(args[10], ir.Constant(_I64, token)))
+                s = total(half, token)
+                if num_pairs:
+                    low = builder.fneg(builder.fmul(minimum, minimum_sums(of_rows, token)))
+                    s = call(builder, fma, floats, [scale, s, low])
                 else:
-                    s = builder.fmul(of_rows[half], s)
-                at = builder.add(args[11], ir.Constant(_I64, TILE_ROWS * token + LANES * half))
+                    s = builder.fmul(scale, s)
+                at = builder.add(args[12], ir.Constant(_I64, TILE_ROWS * token + LANES * half))
                 result = call(builder, fma, floats, [of_token, s, results.load(floats, at)])
                 pointer = results.place(floats, at)
                 builder.store(result, builder.bitcast(pointer, floats.as_pointer()), align=1)
         return context.get_dummy_value()
 
     index = types.intp
-    given = (radix, has_minimum, sums, index, min_sums, index, d, dmin, dx, index, acc, index)
+    given = (radix, min_pairs, sums, index, factors, x_sums, index, d, dmin, dx, index, acc, index)
     return types.void(*given), codegen
 
 
