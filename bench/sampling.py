@@ -51,15 +51,22 @@ def median_time(changes: dict, logits: np.ndarray, repeats: int) -> float:
 
 def median_step_time(changes: dict, logits: np.ndarray, repeats: int, num_workers: int) -> float:
     """Median seconds of one token for each row of logits, all at once, after prompts of 1000 tokens."""
+    from densecore.kernels.block_masses import block_masses
+    from densecore.kernels.peaks import block_peaks, num_blocks
+    from densecore.kernels.sampling import Known
     from densecore.sampling import Sampler, sample_batch
 
     n_vocab = logits.shape[1]
     config = GenerationConfig(**(OFF | changes))
     samplers = [Sampler(config, n_vocab, range(min(1000, n_vocab))) for _ in logits]
+    blocks = len(logits), num_blocks(n_vocab)
+    known = Known(np.empty(blocks, np.int32), np.empty(blocks, np.float32))  # what a model's step leaves
+    block_peaks(logits, known.peaks)
+    block_masses(logits, known.peaks, np.array([s.mass_scale for s in samplers], np.float32), known.masses)
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        sample_batch(samplers, logits, num_workers)
+        sample_batch(samplers, logits, num_workers, known)
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 
@@ -85,19 +92,23 @@ def main() -> None:
         logits = (random_logits(options.vocab, spread) for spread in options.spreads)
         times = (median_time(changes, each, options.repeats) for each in logits)
         print(f"{name:32}" + "".join(f"{seconds * 1e6:12.0f}" for seconds in times))
-    print_steps(options.vocab, options.rows, options.repeats)
+    print_steps(options.vocab, options.rows, options.repeats, options.spreads)
 
 
-def print_steps(n_vocab: int, rows: int, repeats: int) -> None:
-    """The first configurations, which are compiled, for all sequences of a step at once."""
+COMPILED = (*list(CONFIGURATIONS)[:5], "top_p=0.95 min_p=0.01", "typical_p=0.9", "mirostat")
+
+
+def print_steps(n_vocab: int, rows: int, repeats: int, spreads: list[float]) -> None:
+    """What is compiled, for all sequences of a step at once, whose peaks and masses are known, on all threads."""
     from densecore.kernels.threads import default_thread_count
 
-    logits = random_logits(n_vocab, 3.0, rows)
-    counts = sorted({1, default_thread_count()})
-    print(f"\n{f'median us of {rows} rows, spread 3':32}" + "".join(f"  {n:2} thread(s)" for n in counts))
-    for name in list(CONFIGURATIONS)[:5]:
-        times = (median_step_time(CONFIGURATIONS[name], logits, repeats, n) for n in counts)
-        print(f"{name:32}" + "".join(f"{seconds * 1e6:14.0f}" for seconds in times))
+    num_threads = default_thread_count()
+    title = f"median us of {rows} rows, {num_threads} thread(s)"
+    print(f"\n{title:32}" + "".join(f"  spread {spread:<4g}" for spread in spreads))
+    for name in COMPILED:
+        logits = (random_logits(n_vocab, spread, rows) for spread in spreads)
+        times = (median_step_time(CONFIGURATIONS[name], each, repeats, num_threads) for each in logits)
+        print(f"{name:32}" + "".join(f"{seconds * 1e6:13.0f}" for seconds in times))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ CONFIGURATIONS: dict[str, dict[str, float]] = {
     "min-p 0.05": {"temperature": 0.8, "top_k": 0, "top_p": 1, "min_p": 0.05},
     "top-p 0.95": {"temperature": 0.8, "top_k": 0, "top_p": 0.95},
     "temperature alone": {"temperature": 0.8, "top_k": 0, "top_p": 1},
+    "mirostat": {"temperature": 0.8, "mirostat": 2},
+    "typical-p 0.95": {"temperature": 0.8, "top_k": 0, "top_p": 1, "typical_p": 0.95},
 }
 OFF = {"repetition_penalty": 1.0}
 STEPS = 100
@@ -41,17 +43,18 @@ class Profile:
         self.seconds: dict[str, list[float]] = {}
 
     @contextlib.contextmanager
-    def watch(self, owner: Any, name: str, part: str) -> Iterator[None]:
-        """Time calls of `owner.name` as a part of the step."""
+    def watch(self, owner: Any, name: str, part: str, without: str | None = None) -> Iterator[None]:
+        """Time calls of `owner.name` as a part of the step; what is `without` another part is less by that."""
         function: Callable[..., Any] = getattr(owner, name)
         taken = self.seconds.setdefault(part, [])
 
         def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
+            others = self.seconds[without] if without else []
+            before, start = len(others), time.perf_counter()
             try:
                 return function(*arguments)
             finally:
-                taken.append(time.perf_counter() - start)
+                taken.append(time.perf_counter() - start - sum(others[before:]))
 
         setattr(owner, name, timed)
         try:
@@ -70,14 +73,14 @@ def measure(model: DenseCore, count: int, options: dict[str, float], steps: int,
     room = model.max_model_len - 16  # they are given up in the end, but must not end before, on a busy machine either
     with contextlib.ExitStack() as stack:
         for owner, name, part in (
-            (engine, "step", "step"),
-            (engine.runner, "run", "model"),
+            (engine.runner, "run", "model with batch"),
             (runner, "build_batch", "batch"),
             (engine.scheduler, "schedule", "schedule"),
             (engine, "_sample", "sample"),
             (engine.scheduler, "postprocess", "text, events"),
         ):
             stack.enter_context(profile.watch(owner, name, part))
+        stack.enter_context(profile.watch(engine, "step", "all but model and batch", without="model with batch"))
         # The first steps, of prompts, are watched, too, and are too few to move a median.
         requests = [Request(model, prompt(model, 8, rng), room, **(OFF | options)) for _ in range(count)]
         _wait_for(requests, 20 + steps)
@@ -98,8 +101,8 @@ def table(model: DenseCore, count: int, steps: int, rng: random.Random) -> list[
     for name, options in CONFIGURATIONS.items():
         profile = measure(model, count, options, steps, rng)
         parts = [profile.median(part) for part in ("schedule", "batch", "sample", "text, events")]
-        compute = profile.median("model") - parts[1]
-        rows.append([name, *(f"{x:.2f}" for x in (*parts, profile.median("step") - compute, compute))])
+        beside = profile.median("all but model and batch") + parts[1]
+        rows.append([name, *(f"{x:.2f}" for x in (*parts, beside, profile.median("model with batch") - parts[1]))])
     return rows
 
 

@@ -40,9 +40,7 @@ _D6, _D5, _D4, _D3, _D2, _D1 = (np.float32(np.log(2) ** k / factorial(k)) for k 
 
 
 @inlined
-def exp2_f32x8(x):
-    """2^x of each lane within 3 ulp, for x <= 0: below -126 it is 2^-126, NaN stays NaN."""
-    x = maximum(f32x8(np.float32(-126)), x)
+def _exp2(x):
     shifted = x + _ROUND
     r = x - (shifted - _ROUND)
     p = fma(f32x8(_D6), r, f32x8(_D5))
@@ -52,6 +50,18 @@ def exp2_f32x8(x):
     p = fma(p, r, f32x8(_D1))
     p = fma(p, r, f32x8(np.float32(1)))
     return as_f32(as_i32(p) + (as_i32(shifted) << 23))
+
+
+@inlined
+def exp2_f32x8(x):
+    """2^x of each lane within 3 ulp, for x <= 0: below -126 it is 2^-126, NaN stays NaN."""
+    return _exp2(maximum(f32x8(np.float32(-126)), x))
+
+
+@inlined
+def exp2_or_zero_f32x8(x):
+    """The same, but 0 from -127 down; between -127 and -126 it is some number below 2^-126."""
+    return _exp2(maximum(f32x8(np.float32(-127)), x))
 
 
 @inlined

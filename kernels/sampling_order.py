@@ -17,6 +17,8 @@ probability a logit.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .cache import inlined
@@ -136,3 +138,33 @@ def sort(values, n):
                 values[j] = values[j - gap]
                 j -= gap
             values[j] = value
+
+
+@inlined
+def key_below(top, distance):
+    """Key of the score `distance` logits below `top`, or of the lowest finite score where that is higher."""
+    key = order_key(np.float32(np.float64(top) - distance))
+    return key if key > LOWEST_KEY else LOWEST_KEY
+
+
+@inlined(inline="always")
+def nucleus_mass(top_p, total):
+    """The least mass that makes up a fraction `top_p` of `total`; float64 may round above `total` itself."""
+    return min(np.int64(math.ceil(top_p * total)), total)
+
+
+@inlined(inline="always")
+def share_of_mass(u, mass):
+    """The fraction u in [0, 1) of `mass`: an integer in [0, mass)."""
+    return min(np.int64(u * mass), mass - 1)
+
+
+@inlined
+def pass_mass(weights, mass, target):
+    """Where the running sum of `weights`, which starts from `mass`, passes `target`; and the sum there."""
+    position = 0
+    mass += weights[0]
+    while mass <= target:
+        position += 1
+        mass += weights[position]
+    return position, mass

@@ -19,6 +19,7 @@ class Row:
     """Tokens of one sequence, from position `first` on; logits are wanted of the last `num_logits` of them.
 
     rope_set : see `Model.rope_set`; hidden : places, counted from `first`, of the tokens whose hidden states are wanted
+    mass_scale : see `Sampler.mass_scale`
     """
 
     token_ids: list[int]
@@ -28,6 +29,7 @@ class Row:
     adapters: tuple[AdapterUse, ...] = ()
     hidden: range = range(0)
     rope_set: int = 0
+    mass_scale: float = 0.0
 
     @classmethod
     def of(cls, entry: Scheduled) -> Row:
@@ -43,6 +45,7 @@ class Row:
             sequence.adapters,
             hidden,
             sequence.rope_set,
+            sequence.sampler.mass_scale if entry.num_logits == 1 else 0.0,
         )
 
 
@@ -63,6 +66,7 @@ def build_batch(rows: SequenceOf[Row], block_size: int, adapters: AdapterSet) ->
         seq_index=seq_index,
         block_tables=tables,
         logits_indices=np.array([i for row, end in ends for i in range(end - row.num_logits, end)], np.int32),
+        mass_scales=np.array([row.mass_scale for row in rows for _ in range(row.num_logits)], np.float32),
     )
     if any(row.hidden for row in rows):
         starts = zip(rows, accumulate(counts, initial=0), strict=False)

@@ -35,7 +35,7 @@ from densecore.engine.text import TextAssembler
 from densecore.exceptions import InferenceError, InvalidConfigError, ModelLoadError, QueueFullError
 from densecore.models import AdapterUse, KVCache, Model, Outputs
 from densecore.precompile import precompile
-from densecore.sampling import sample_batch
+from densecore.sampling import NO_ROWS_KNOWN, sample_batch
 from densecore.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
@@ -348,15 +348,15 @@ class Engine:
         """
         ends = list(accumulate(entry.num_logits for entry in batch))
         logits = outputs.logits[:, : self.n_vocab]
-        rows = [logits[end - entry.num_logits : end] for entry, end in zip(batch, ends, strict=True)]
-        alone = [(entry, end - 1) for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
-        samplers, places = [entry.sequence.sampler for entry, _ in alone], [place for _, place in alone]
-        peaks = [outputs.peaks[place] for place in places] if self.n_vocab == self.model.config.n_vocab else None
-        their_rows = [logits[place] for place in places]
-        tokens = iter(sample_batch(samplers, their_rows, self.runner.workers.num_threads, peaks))
+        samplers = [entry.sequence.sampler for entry in batch if entry.num_logits == 1]
+        places = [end - 1 for entry, end in zip(batch, ends, strict=True) if entry.num_logits == 1]
+        known = outputs.known if self.n_vocab == self.model.config.n_vocab else NO_ROWS_KNOWN
+        tokens = iter(sample_batch(samplers, logits, self.runner.workers.num_threads, known, places))
         return [
-            [next(tokens)] if len(part) == 1 else draw(entry.sequence, part, entry.draft_ids)
-            for entry, part in zip(batch, rows, strict=True)
+            [next(tokens)]
+            if entry.num_logits == 1
+            else draw(entry.sequence, logits[end - entry.num_logits : end], entry.draft_ids)
+            for entry, end in zip(batch, ends, strict=True)
         ]
 
     def _pool(self, batch: list[Scheduled], hidden: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import time
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from densecore.engine.block_manager import BlockManager
 from densecore.engine.sequence import Sequence, Status
@@ -32,17 +33,12 @@ class Scheduled:
     copy: tuple[int, int] | None = None
     draft_ids: tuple[int, ...] = ()
 
-    @property
-    def wants_logits(self) -> bool:
-        """Whether the step reaches the last token, so that the next one can be sampled."""
-        sequence, num_own = self.sequence, self.num_tokens - len(self.draft_ids)
-        if sequence.pooling is not None:
-            return False
-        return sequence.num_cached_tokens + num_own == len(sequence.token_ids)
-
-    @property
+    @cached_property
     def num_logits(self) -> int:
-        return 1 + len(self.draft_ids) if self.wants_logits else 0
+        """More than 0 if the step reaches the last token, so that the next one can be sampled."""
+        sequence, num_own = self.sequence, self.num_tokens - len(self.draft_ids)
+        wants_logits = sequence.pooling is None and sequence.num_cached_tokens + num_own == len(sequence.token_ids)
+        return 1 + len(self.draft_ids) if wants_logits else 0
 
     @property
     def hidden(self) -> range:
@@ -125,7 +121,7 @@ class Scheduler:
         sampled : for each entry of the batch; several where a draft was right, none where no logits were wanted
         """
         for entry, results in zip(batch, sampled, strict=True):
-            sequence, wants_logits = entry.sequence, entry.wants_logits
+            sequence, wants_logits = entry.sequence, entry.num_logits > 0
             sequence.num_cached_tokens += entry.num_tokens - len(entry.draft_ids)
             self.blocks.note(sequence, tail=wants_logits and entry.num_tokens > 1 and not entry.decodes)
             self._take_results(entry, results)

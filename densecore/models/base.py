@@ -18,6 +18,7 @@ from densecore.gguf import GGUFFile
 from densecore.kernels import rope
 from densecore.kernels.peaks import num_blocks
 from densecore.kernels.plan import Plan
+from densecore.kernels.sampling_types import Known
 from densecore.models.adapters import AdapterSet
 from densecore.models.batch import Batch, KVCache
 from densecore.models.classifier import Classifier
@@ -41,12 +42,19 @@ class Outputs(NamedTuple):
     logits: np.ndarray  # (num_logits, n_vocab) of the tokens `batch.logits_indices`
     hidden: np.ndarray  # (num_hidden, dim) final hidden states of the tokens `batch.hidden_indices`
     peaks: np.ndarray  # (num_logits, num_blocks) of the logits: what sampling looks at first
+    masses: np.ndarray  # (num_logits, num_blocks) of the logits whose `batch.mass_scales` are not 0
+
+    @property
+    def known(self) -> Known:
+        """What is known of the logits, for sampling."""
+        return Known(self.peaks, self.masses)
 
     @classmethod
     def none(cls, config: ModelConfig) -> Outputs:
         """Those of a step in which nothing is computed."""
         logits, hidden = (np.empty((0, width), np.float32) for width in (config.n_vocab, config.dim))
-        return cls(logits, hidden, np.empty((0, num_blocks(config.n_vocab)), np.int32))
+        blocks = 0, num_blocks(config.n_vocab)
+        return cls(logits, hidden, np.empty(blocks, np.int32), np.empty(blocks, np.float32))
 
 
 class Model(ABC):
@@ -181,7 +189,8 @@ class Model(ABC):
         hidden = self.hidden(step, x)  # (num_hidden, dim)
         logits = self.unembed(step, step.select(x, step.batch.logits_indices))  # (num_logits, n_vocab)
         step.hook_global("logits", logits)
-        return Outputs(logits, hidden, step.peaks(logits))
+        peaks = step.peaks(logits)
+        return Outputs(logits, hidden, peaks, step.masses(logits, peaks))
 
     def prepare(self, step: Step) -> None:
         """What all layers of a step share: tables for RoPE."""

@@ -21,7 +21,8 @@ class Batch:
     """A flat list of tokens, of any mix of sequences: prefill and decode look the same.
 
     All arrays are int32, but for the scales, which are float32. `adapters` are numbers in the model's `AdapterSet`, -1
-    for none; both these and their scales are empty if no token uses any, and `rope_sets` is so if all are 0.
+    for none; both these and their scales are empty if no token uses any, `rope_sets` is so if all are 0, and
+    `mass_scales` may be.
     """
 
     token_ids: np.ndarray  # (num_tokens,)
@@ -34,6 +35,7 @@ class Batch:
     adapter_scales: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))  # (num_tokens, num_places)
     hidden_indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # (num_hidden,) tokens that embed
     rope_sets: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # (num_tokens,) see `Model.rope_set`
+    mass_scales: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (num_logits,) see `Step.masses`
 
     @property
     def uses_adapters(self) -> bool:

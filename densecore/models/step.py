@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from densecore.kernels import activation, attention, lora, matmul, norm, peaks, quantize, rope
+from densecore.kernels import activation, attention, block_masses, lora, matmul, norm, peaks, quantize, rope
 from densecore.kernels.formats import Q8
 from densecore.kernels.plan import Operation, Plan
 from densecore.models.adapters import AdapterSet
@@ -176,6 +176,13 @@ class Step:
         """Peaks (num_logits, num_blocks) of logits (num_logits, n_vocab); while they are in cache, if just made."""
         out = self.workspace.array("peaks", (len(logits), peaks.num_blocks(logits.shape[1])), np.int32)
         self.run(peaks.block_peaks, logits, out, follows=logits is self.product)
+        return out
+
+    def masses(self, logits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+        """Masses (num_logits, num_blocks) of the blocks of logits whose `mass_scales` are not 0, after `peaks`."""
+        out, scales = self.workspace.array("masses", peaks.shape), self.batch.mass_scales
+        scales = scales if scales.size else np.zeros(len(logits), np.float32)
+        self.run(block_masses.block_masses, logits, peaks, scales, out, follows=True)
         return out
 
     def _low_rank(

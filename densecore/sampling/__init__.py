@@ -1,6 +1,6 @@
 """From logits to token ids."""
 
-from densecore.sampling.batch import sample_batch
+from densecore.sampling.batch import NO_ROWS_KNOWN, sample_batch
 from densecore.sampling.constraint import Constraint
 from densecore.sampling.grammar import GrammarCompiler, TokenTable
 from densecore.sampling.logprobs import TokenLogprobs, log_probabilities
@@ -8,6 +8,7 @@ from densecore.sampling.restrictions import Vocabulary
 from densecore.sampling.sampler import Sampler
 
 __all__ = [
+    "NO_ROWS_KNOWN",
     "Constraint",
     "GrammarCompiler",
     "Sampler",

@@ -2,7 +2,7 @@
 
 `Filters.draw` takes the place of the fast path of densecore.kernels.sampling for these requests. Its steps, each on
 what the one before it kept, renormalised: top-n-sigma, temperature, top-k, typical-p, top-p, min-p, XTC, the draw.
-Top-k, top-p and min-p keep what the fast path keeps.
+Top-k, typical-p, top-p and min-p keep what the fast path keeps, which knows typical-p where it is alone, and mirostat.
 
 Sources:
 
@@ -119,6 +119,11 @@ class Filters:
             return None
         return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
 
+    def is_typical_p_alone(self, n_vocab: int) -> bool:
+        """Whether there is no other filter: then the fast path knows it."""
+        top_k_is_off = not 0 < self.top_k < n_vocab
+        return top_k_is_off and (self.top_p, self.min_p, self.top_n_sigma, self.xtc_probability) == (1, 0, 0, 0)
+
     def distribution(self, scores: np.ndarray, u: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """Kept token ids, in order, and their probabilities; XTC acts if u in [0, 1) is below its probability."""
         if self.top_n_sigma > 0:
@@ -144,17 +149,17 @@ def _normalised(probabilities: np.ndarray) -> np.ndarray:
 
 
 class Mirostat:
-    """Mirostat 2: drops tokens more surprising than a bound, which follows the surprise of what was drawn."""
+    """Mirostat 2: a bound for the surprise of tokens, which follows that of what was drawn.
 
-    def __init__(self, temperature: float, tau: float, eta: float) -> None:
-        self.temperature, self.tau, self.eta = temperature, tau, eta
-        self.mu = 2 * tau  # bits
+    Attributes
+    ----------
+    mu : the bound, in bits: tokens that are more surprising are left out.
+    """
 
-    def draw(self, scores: np.ndarray, u: float) -> int:
-        """A token id from scores (n_vocab,) float32; u in [0, 1) is the random number of this draw."""
-        ids, probabilities = candidates(scores, self.temperature)
-        kept = max(1, int(np.count_nonzero(-np.log2(np.maximum(probabilities, 1e-300)) <= self.mu)))
-        probabilities = _normalised(probabilities[:kept])
-        position = _position(probabilities, u)
-        self.mu -= self.eta * (-math.log2(probabilities[position]) - self.tau)
-        return int(ids[position])
+    def __init__(self, tau: float, eta: float) -> None:
+        self.tau, self.eta = tau, eta
+        self.mu = 2 * tau
+
+    def learn(self, surprise: float) -> None:
+        """Take note of the surprise, in bits, of a token in the distribution that it was drawn from."""
+        self.mu -= self.eta * (surprise - self.tau)

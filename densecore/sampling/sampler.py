@@ -14,9 +14,11 @@ The order of operations, and why:
 7. **Top-k**, then **top-p** (Holtzman et al. 2020) on what top-k kept, renormalised, then **min-p** (Nguyen et al.
    2024): transformers' order. They follow temperature, since top-p and min-p are about probabilities that are drawn.
    Rarer filters, or mirostat in place of all: see filters.py.
-8. **The draw**: the token at which the sum of kept probabilities, most probable first, passes a random number in
-   [0, 1). For the i-th token of the output it is number i of the sequence that belongs to the seed: see rng.py. So a
-   request's text depends on its seed and its own logits only, never on what else is in the batch.
+8. **The draw**: the token at which the sum of kept probabilities passes a random number in [0, 1). For the i-th token
+   of the output it is number i of the sequence that belongs to the seed: see rng.py. So a request's text depends on
+   its seed and its own logits only, never on what else is in the batch. With top-k the most probable tokens come first;
+   without, tokens are in order of their ids, and what top-p does not keep is drawn again (densecore.kernels.sampling
+   says why).
 
 Among equally probable tokens the lower id comes first, in the filters as in the draw. densecore.kernels.sampling
 holds both a readable numpy version of steps 3 to 8 and the fast one, which requests take that ask for nothing else;
@@ -32,8 +34,15 @@ import numpy as np
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError, InvalidConfigError
-from densecore.kernels.peaks import NO_PEAKS
-from densecore.kernels.sampling import ALL_MASKED, NOT_FINITE, Settings, edit_ref
+from densecore.kernels.block_masses import halvings_per_logit
+from densecore.kernels.sampling import (
+    ALL_MASKED,
+    NOT_FINITE,
+    UNDECIDED,
+    Settings,
+    edit_ref,
+    sums_all_masses,
+)
 from densecore.sampling.batch import Draw, sample_batch
 from densecore.sampling.dry import Dry
 from densecore.sampling.edits import EditTable
@@ -45,7 +54,7 @@ from densecore.sampling.rng import splitmix64, uniform
 
 __all__ = ["Sampler"]
 
-_XTC_STREAM = 1  # which other sequence of random numbers XTC has
+_XTC_STREAM, _LAST_STREAM = 1, 2  # which other sequences of random numbers XTC, and what is left undecided, have
 
 
 class Sampler:
@@ -63,6 +72,7 @@ class Sampler:
     ----------
     constraint : the grammar that the output follows, or None.
     logprobs : (num_output,) of the tokens so far, if the request asks for them; `accept` adds none.
+    mass_scale : for which `block_masses` of its logits make sampling faster; 0 if they do not.
 
     Raises
     ------
@@ -96,8 +106,11 @@ class Sampler:
             repetition_penalty=config.repetition_penalty,
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
+            typical_p=1.0,
+            max_surprise=np.inf,
         )
-        self._has_penalties = self._settings[4:] != (1.0, 0.0, 0.0)
+        penalties = config.repetition_penalty, config.presence_penalty, config.frequency_penalty
+        self._has_penalties = penalties != (1, 0, 0)
         self._table = EditTable(n_vocab, config.logit_bias or {})
         if config.repetition_penalty != 1:
             self._table.see_prompt(self._token_ids)
@@ -115,9 +128,22 @@ class Sampler:
         self._mirostat: Mirostat | None = None
         self._filters: Filters | None = None
         if config.temperature > 0 and config.mirostat:
-            self._mirostat = Mirostat(config.temperature, config.mirostat_tau, config.mirostat_eta)
+            self._mirostat = Mirostat(config.mirostat_tau, config.mirostat_eta)
+            self._settings = self._settings._replace(top_k=0, top_p=1.0, min_p=0.0)
         elif config.temperature > 0:
             self._filters = Filters.of(config)
+            if self._filters is not None and self._filters.is_typical_p_alone(self.n_vocab):
+                self._settings = self._settings._replace(typical_p=config.typical_p)
+        changes_logits = bool(config.logits_processors) or restricted or self._dry is not None
+        self._takes_rows_as_they_are = not (changes_logits or self._has_rare_filters)
+        sums_masses = config.temperature > 0 and (self._mirostat or sums_all_masses(self._settings, self.n_vocab))
+        uses_masses = self._takes_rows_as_they_are and sums_masses
+        self.mass_scale = halvings_per_logit(config.temperature) if uses_masses else 0.0
+
+    @property
+    def _has_rare_filters(self) -> bool:
+        """Whether the fast path does not know all filters."""
+        return self._filters is not None and self._settings.typical_p == 1
 
     def sample(self, logits: np.ndarray) -> int:
         """Draw the next token from logits (n_vocab,) float32, which stay as they are, and `accept` it.
@@ -130,29 +156,47 @@ class Sampler:
             raise result
         return result
 
-    def prepare(self, logits: np.ndarray, peaks: np.ndarray = NO_PEAKS) -> Draw | int:
+    def prepare(self, logits: np.ndarray, place: int) -> Draw | int:
         """The first half of `sample`: what the fast path has to draw, or a token that was drawn in numpy.
 
-        peaks : (num_blocks,) of these logits, if they are known
+        logits : (num_rows, n_vocab) float32, of which one row, number `place`, is this request's
         """
-        if logits.shape != (self.n_vocab,):
-            raise InferenceError(f"{self.name}: logits have the shape {logits.shape}, not ({self.n_vocab},)")
-        logits = np.ascontiguousarray(logits, np.float32)
+        if logits.shape[1] != self.n_vocab:
+            raise InferenceError(f"{self.name}: logits have the shape {logits.shape[1:]}, not ({self.n_vocab},)")
         u = uniform(self.seed, self.num_output) if self._settings.temperature > 0 else 0.0  # greedy: not used
-        allowed = self._allowed(logits)
-        return self._draw(allowed, peaks if allowed is logits else NO_PEAKS, u)
+        if self._takes_rows_as_they_are:
+            return self._draw(place, None, u, len(self._table))
+        return self._draw_from_changed(place, self._allowed(logits[place]), u)
 
-    def finish(self, logits: np.ndarray, seen: np.ndarray, token_id: int) -> int:
-        """The second half: `accept` the token that was drawn from logits, or raise what its error code says.
+    def finish(
+        self,
+        logits: np.ndarray,
+        place: int,
+        token_id: int,
+        surprise: float = 0.0,
+        changed: np.ndarray | None = None,
+    ) -> int:
+        """The second half: `accept` the token that was drawn, or raise what its error code says.
 
-        seen : (n_vocab,) the logits after processors and restrictions
+        surprise : bits, of a token that was drawn by the fast path
+        changed : (n_vocab,) the logits that it saw, if not that row of `logits`
         """
+        if token_id == UNDECIDED:
+            token_id = self._decide(logits[place] if changed is None else changed)
         if token_id < 0:
-            raise InferenceError(f"{self.name}: {_complaint(seen, token_id)}")
+            raise InferenceError(f"{self.name}: {_complaint(logits[place] if changed is None else changed, token_id)}")
+        if self._mirostat is not None:
+            self._mirostat.learn(surprise)
         if self._config.logprobs:
-            self.logprobs.append(log_probabilities(logits, token_id, self._config.top_logprobs))
+            self.logprobs.append(log_probabilities(logits[place], token_id, self._config.top_logprobs))
         self.accept(token_id)
         return token_id
+
+    def _decide(self, logits: np.ndarray) -> int:
+        """Draw a token in numpy after all, with a random number of its own."""
+        assert self._filters is not None, "typical-p alone is left undecided"
+        scores = edit_ref(logits, self._settings, self._table.edits, len(self._table))
+        return self._filters.draw(scores, uniform(splitmix64(self.seed, _LAST_STREAM), self.num_output), 1.0)
 
     def accept(self, token_id: int) -> None:
         """Count a token as output. `sample` does so; others do when tokens come from elsewhere.
@@ -182,21 +226,26 @@ class Sampler:
             self._restrictions.apply(logits, self._token_ids, self.num_output)
         return logits
 
-    def _draw(self, logits: np.ndarray, peaks: np.ndarray, u: float) -> Draw | int:
-        table = self._table
-        if self._dry is None and self._filters is None and self._mirostat is None:
-            return Draw(logits, peaks, self._settings, table.edits, len(table), u, table.addresses)
+    def _draw(self, place: int, changed: np.ndarray | None, u: float, n_edits: int) -> Draw:
+        """For the fast path: from a row as it is, or from what takes its place."""
+        settings = self._settings
+        if self._mirostat is not None:
+            settings = settings._replace(max_surprise=self._mirostat.mu)
+        return Draw(place, changed, settings, self._table.edits, n_edits, u, self._table.addresses)
+
+    def _draw_from_changed(self, place: int, logits: np.ndarray, u: float) -> Draw | int:
+        """From logits (n_vocab,) after processors and restrictions, by the fast path if that can do the rest."""
+        if self._dry is None and not self._has_rare_filters:
+            return self._draw(place, logits, u, len(self._table))
         self._check(logits)
-        scores = edit_ref(logits, self._settings, table.edits, len(table))
+        scores = edit_ref(logits, self._settings, self._table.edits, len(self._table))
         self._check(scores)  # the end of generation may have been all that was left
         if self._dry is not None:
             for token_id, penalty in self._dry.penalties(self._token_ids).items():
                 scores[token_id] -= np.float32(penalty)
-        if self._mirostat is not None:
-            return self._mirostat.draw(scores, u)
-        if self._filters is not None:
+        if self._filters is not None and self._has_rare_filters:
             return self._filters.draw(scores, u, uniform(splitmix64(self.seed, _XTC_STREAM), self.num_output))
-        return Draw(scores, NO_PEAKS, self._settings, table.edits, 0, u, table.addresses)
+        return self._draw(place, scores, u, 0)
 
     def _check(self, logits: np.ndarray) -> None:
         """What the kernel checks, for logits that do not come to it as they are."""

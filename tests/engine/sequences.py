@@ -47,7 +47,7 @@ def new_scheduler(num_blocks=10, block_size=4, max_num_seqs=4, max_num_batched_t
 def step(scheduler: Scheduler) -> list[Scheduled]:
     """A step whose tokens are all ``x``."""
     batch = scheduler.schedule()
-    scheduler.postprocess(batch, [[ord("x")] if entry.wants_logits else [] for entry in batch])
+    scheduler.postprocess(batch, [[ord("x")] if entry.num_logits else [] for entry in batch])
     return batch
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from densecore.gguf import GGUFFile
+from densecore.kernels.block_masses import block_masses
 from densecore.kernels.peaks import block_peaks
 from densecore.models import Batch, Hooks, KVCache, Model, Outputs, load_model
 
@@ -44,9 +46,11 @@ def run(
     parts, first = [], 0
     for size in chunks or [ids.size]:
         batch = Batch.contiguous(ids[first : first + size], first, num_blocks, BLOCK_SIZE)
-        batch = batch.with_rope_set(model.rope_set(ids.size))
+        scales = np.where(np.arange(size) % 3, np.float32(1.8), np.float32(0))
+        batch = replace(batch.with_rope_set(model.rope_set(ids.size)), mass_scales=scales)
         outputs = model.outputs(batch, cache, num_threads, checked)
         check_peaks(outputs)
+        check_masses(outputs, scales)
         parts.append(outputs.logits.copy())
         first += size
     assert first == ids.size
@@ -60,10 +64,17 @@ def check_peaks(outputs: Outputs) -> None:
     assert np.array_equal(outputs.peaks, peaks)
 
 
+def check_masses(outputs: Outputs, scales: np.ndarray) -> None:
+    """They have the same bits as those that are found afterwards."""
+    masses = np.empty_like(outputs.masses)
+    block_masses(outputs.logits, outputs.peaks, scales, masses)
+    assert np.array_equal(outputs.masses[scales > 0], masses[scales > 0])
+
+
 def nmse(got: np.ndarray, expected: np.ndarray) -> float:
     """Normalised mean square error."""
     difference = got.astype(np.float64) - expected
     return float((difference**2).sum() / (expected.astype(np.float64) ** 2).sum())
 
 
-__all__ = ["check_peaks", "load_and_close", "nmse", "open_model", "run"]
+__all__ = ["check_masses", "check_peaks", "load_and_close", "nmse", "open_model", "run"]

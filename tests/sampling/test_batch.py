@@ -7,11 +7,10 @@ import pytest
 
 from densecore.config import GenerationConfig
 from densecore.exceptions import InferenceError
-from densecore.kernels.peaks import NO_PEAKS
-from densecore.kernels.sampling import NOT_FINITE, Edits, Settings, Workspace, sample
-from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draws, sample_rows
+from densecore.kernels.sampling import NOT_FINITE, NOTHING_KNOWN, Edits, Known, Settings, Workspace, sample
+from densecore.kernels.sampling_rows import DRAW, edit_addresses, pack_draws, pack_row, pack_rows, sample_rows
 from densecore.sampling import Sampler, Vocabulary, sample_batch
-from tests.sampling.drawing import NO_EDITS, OFF, peaks_of
+from tests.sampling.drawing import NO_EDITS, OFF, known_of
 
 N_VOCAB = 3000
 
@@ -109,6 +108,8 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
         OFF._replace(temperature=0.0),
         OFF._replace(top_k=7, presence_penalty=1.0),
         OFF._replace(top_p=0.8, repetition_penalty=1.2),
+        OFF._replace(max_surprise=3.0),
+        OFF._replace(min_p=0.1),
     ]
     rows = [
         (rng.normal(0, 3, 300).astype(np.float32), settings, *edited, rng.random())
@@ -121,11 +122,17 @@ def test_rows_like_twin_and_like_one_by_one(num_workers):
     logits, settings, edits, n_edits, u = zip(*rows, strict=True)
     for name, column in zip(Settings._fields, zip(*settings, strict=True), strict=True):
         draws[name] = column
-    peaks = [peaks_of(row[None])[0] if i % 2 else NO_PEAKS for i, row in enumerate(logits)]
-    pack_draws(draws, logits, peaks, [edit_addresses(edited) for edited in edits], n_edits, u)
+    together = np.stack(logits)
+    known = [known_of(row, chosen._replace(temperature=1.0))[-1] for row, chosen, *_ in rows]
+    pack_rows(draws, np.arange(len(rows)), together, Known(*map(np.stack, zip(*known, strict=True))))
+    for i in range(0, len(rows), 2):
+        pack_row(draws, i, logits[i])
+    pack_draws(draws, [edit_addresses(edited) for edited in edits], n_edits, u)
     token_ids, by_twin = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    sample_rows(draws, 300, work, token_ids, np.zeros(1, np.int64))
-    sample_rows.twin(draws, 300, work, by_twin, np.zeros(1, np.int64))
-    one_by_one = [sample(row[0], NO_PEAKS, Workspace.create(len(row[0])), *row[1:]) for row in rows]
+    surprises, by_twin_too = np.empty(len(rows)), np.empty(len(rows))
+    sample_rows(draws, 300, work, token_ids, surprises, np.zeros(1, np.int64))
+    sample_rows.twin(draws, 300, work, by_twin, by_twin_too, np.zeros(1, np.int64))
+    one_by_one = [sample(row[0], NOTHING_KNOWN, Workspace.create(len(row[0])), *row[1:]) for row in rows]
     assert token_ids.tolist() == by_twin.tolist() == one_by_one
     assert token_ids[-1] == NOT_FINITE
+    np.testing.assert_allclose(surprises, by_twin_too, atol=1e-5)

@@ -79,7 +79,9 @@ QUARTERS = np.log([0.5, 0.25, 0.125, 0.125])
         ([-0.0, 0.0], {"top_k": 1}, [0]),
         ([5.0, 500.0, -500.0], {}, [1]),
         ([0.0], {"top_k": 40, "top_p": 0.95, "min_p": 0.1}, [0]),
-        ([1.0, 2.0, 3.0], {"top_k": 100}, [2, 1, 0]),
+        ([1.0, 2.0, 3.0], {"top_k": 100}, [0, 1, 2]),  # as without top-k
+        ([1.0, 2.0, 3.0], {"min_p": 0.1}, [0, 1, 2]),
+        ([1.0, 2.0, 2.0, 3.0, 0.0], {"top_k": 4}, [3, 1, 2, 0]),
         ([1.0, 2.0, 2.0, 3.0], {"top_k": 2}, [3, 1]),
     ],
     ids=str,
@@ -102,7 +104,7 @@ def test_top_p_just_below_one(changes):
         assert 0 <= draw(logits, OFF._replace(top_p=np.nextafter(1, 0), **changes), u) < 40000
 
 
-@pytest.mark.parametrize("changes", [{"top_k": 0}, {"top_k": 12}], ids=str)
+@pytest.mark.parametrize("changes", [{"top_k": 0}, {"top_k": 12}, {"top_k": 0, "min_p": 0.01}], ids=str)
 def test_chi_square_of_draws(changes):
     """20,000 draws have the frequencies of the softmax: 99.9 % quantile of chi square with 11 degrees of freedom."""
     logits = np.linspace(0, 3, 12).astype(np.float32)
@@ -111,3 +113,19 @@ def test_chi_square_of_draws(changes):
     observed = np.bincount([sampler.sample(logits) for _ in range(20000)], minlength=12)
     expected = 20000 * softmax(logits.astype(np.float64) / 0.8)
     assert ((observed - expected) ** 2 / expected).sum() < 31.26
+
+
+def test_chi_square_of_draws_with_top_p():
+    """The same for the tokens that top-p keeps, of several blocks; those it rejects at first change no proportions."""
+    logits = np.random.default_rng(3).normal(0, 1, 200).astype(np.float32)
+    probabilities = softmax(logits.astype(np.float64))
+    order = np.argsort(-probabilities)
+    kept = order[: 1 + np.searchsorted(np.cumsum(probabilities[order]), 0.3)]
+    config = GenerationConfig(temperature=1.0, top_k=0, top_p=0.3, repetition_penalty=1.0, seed=5)
+    sampler = Sampler(config, 200)
+    observed = np.bincount([sampler.sample(logits) for _ in range(20000)], minlength=200)
+    expected = 20000 * probabilities[kept] / probabilities[kept].sum()
+    assert observed[kept].sum() == 20000
+    degrees = len(kept) - 1
+    limit = degrees * (1 - 2 / (9 * degrees) + 3.09 * (2 / (9 * degrees)) ** 0.5) ** 3  # Wilson and Hilferty 1931
+    assert ((observed[kept] - expected) ** 2 / expected).sum() < limit

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from densecore.kernels.peaks import BLOCK, NO_PEAKS, block_peaks
+from densecore.kernels.block_masses import block_masses, halvings_per_logit
+from densecore.kernels.peaks import BLOCK, block_peaks
 from densecore.kernels.sampling import (
     ALL_MASKED,
     NOT_FINITE,
+    NOTHING_KNOWN,
     Edits,
     Workspace,
     distribution_ref,
@@ -32,13 +34,18 @@ setting = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.1, 0.5]),
     presence_penalty=st.sampled_from([0.0, 0.7]),
     frequency_penalty=st.sampled_from([0.0, -0.3]),
+    typical_p=st.just(1.0),
+    max_surprise=st.sampled_from([np.inf, np.inf, np.inf, -1.0, 0.5, 4.0, 9.0]),
 )
 
 
 def is_borderline(scores, chosen):
     """Whether rounding may decide which tokens top-p or min-p keep."""
-    _, probabilities = distribution_ref(scores, chosen._replace(top_p=1.0, min_p=0.0))
+    unfiltered = chosen._replace(top_p=1.0, min_p=0.0, max_surprise=np.inf)
+    _, probabilities = distribution_ref(scores, unfiltered)
     gaps = [1.0]
+    if chosen.max_surprise < np.inf:
+        gaps.extend(distribution_ref(scores, unfiltered._replace(top_k=0))[1] - 2.0**-chosen.max_surprise)
     if chosen.top_p < 1:
         gaps.extend(np.cumsum(probabilities) - chosen.top_p)
     if chosen.min_p > 0:
@@ -62,6 +69,30 @@ def test_like_twin_for_any_logits(logits, chosen, data):
     assert_like_twin(logits, chosen, edits, n_edits)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    logits=st.lists(logit, min_size=1, max_size=300),
+    mass=st.floats(0.01, 0.999),
+    temperature=st.sampled_from([0.05, 0.8, 3.0]),
+)
+def test_typical_p_like_twin_for_any_logits(logits, mass, temperature):
+    logits, chosen = np.array(logits, np.float32), OFF._replace(temperature=temperature, typical_p=mass)
+    assume((logits > -np.inf).any())
+    ids, probabilities = distribution_ref(logits, chosen._replace(typical_p=1.0))
+    distances = surprises_from_mean(probabilities)
+    order = np.argsort(distances, kind="stable")
+    assume(np.abs(np.cumsum(probabilities[order]) - mass).min() > 10 * TOLERANCE)
+    unequal = np.diff(distances[order])[logits[ids[order[1:]]] != logits[ids[order[:-1]]]]
+    assume(unequal.min(initial=1) > 1e-4)  # which of two goes first must not be decided by rounding
+    assert_like_twin(logits, chosen)
+
+
+def surprises_from_mean(probabilities):
+    """How far each token's surprise is from the mean."""
+    surprises = -np.log(np.maximum(probabilities, 1e-300))
+    return np.abs(surprises - (probabilities * surprises).sum())
+
+
 @pytest.mark.parametrize("n_vocab", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5000, 40000])
 @pytest.mark.parametrize("spread", [0.01, 1, 4, 20])
 @pytest.mark.parametrize(
@@ -76,6 +107,9 @@ def test_like_twin_for_any_logits(logits, chosen, data):
         {"min_p": 0.002},
         {"top_k": 40, "top_p": 0.95, "min_p": 0.02},
         {"top_p": 0.9, "min_p": 0.01},
+        {"max_surprise": 9.0},
+        {"typical_p": 0.95},
+        {"typical_p": 0.3},
         {"temperature": 0.0},
     ],
     ids=lambda changes: "+".join(f"{name}={value}" for name, value in changes.items()) or "plain",
@@ -85,23 +119,46 @@ def test_like_twin_for_random_logits(n_vocab, spread, changes):
     assert_like_twin(logits, OFF._replace(temperature=0.8)._replace(**changes))
 
 
-@pytest.mark.parametrize("changes", [{"top_k": 40, "top_p": 0.95}, {"top_p": 0.95}, {"min_p": 0.05}, {}], ids=str)
-def test_same_token_as_twin_for_same_random_number(changes):
+@pytest.mark.parametrize("spread", [0.5, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_k": 40, "top_p": 0.95},
+        *({name: mass} for name in ("top_p", "typical_p") for mass in (0.95, 0.3, 0.01)),
+        {"min_p": 0.05},
+        {},
+    ],
+    ids=str,
+)
+def test_same_token_as_twin_for_same_random_number(changes, spread):
+    """Also those of draws that top-p rejects, once or as often as it may."""
     rng = np.random.default_rng(7)
-    logits = rng.normal(0, 3, 20000).astype(np.float32)
+    logits = rng.normal(0, spread, 20000).astype(np.float32)
     work, chosen = Workspace.create(len(logits)), OFF._replace(temperature=0.8)._replace(**changes)
     for u in rng.random(50):
-        arguments = logits, NO_PEAKS, work, chosen, NO_EDITS, 0, u
+        arguments = logits, NOTHING_KNOWN, work, chosen, NO_EDITS, 0, u
         assert sample(*arguments) == sample_ref(*arguments)
 
 
-def test_few_candidates_and_histogram_draw_the_same_token():
-    rng = np.random.default_rng(8)
-    logits = rng.normal(0, 3, 3000)
-    for u in rng.random(200):
-        by_histogram = draw(logits, OFF._replace(top_p=0.9), u)
-        # top-k of all but one token drops the least probable one, which top-p would drop anyway
-        assert draw(logits, OFF._replace(top_p=0.9, top_k=2999), u) == by_histogram
+@pytest.mark.parametrize("temperature", [1e-30, 0.05, 0.8, 1e6])
+def test_block_masses_like_twin(temperature):
+    """Also those of the last block, which is shorter, of what is masked; rows that want none keep what is there."""
+    rng = np.random.default_rng(12)
+    logits = rng.normal(-3, 2, (6, 3 * BLOCK + 5)).astype(np.float32)
+    logits[1, ::2] = -np.inf
+    logits[2, BLOCK : 2 * BLOCK] = -np.inf
+    logits[3] = -0.0
+    logits[4, BLOCK + 1] = np.nan
+    scales = np.full(6, halvings_per_logit(temperature), np.float32)
+    scales[5] = 0
+    compiled, by_twin = np.full((6, 4), -7, np.float32), np.full((6, 4), -7, np.float32)
+    for operation, masses in ((block_masses, compiled), (block_masses.twin, by_twin)):
+        operation(logits, peaks_of(logits), scales, masses)
+    compiled[4, 1] = by_twin[4, 1] = 0  # not defined
+    np.testing.assert_allclose(compiled, by_twin, rtol=1e-5)
+    assert compiled[2, 1] == 0
+    assert (compiled[5] == -7).all()
+    assert (compiled[0] >= 1).all()
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}], ids=str)
@@ -109,7 +166,7 @@ def test_logits_are_not_modified(changes):
     logits = np.random.default_rng(9).normal(0, 1, 500).astype(np.float32)
     before = logits.copy()
     edits = Edits(np.array([3], np.int32), np.array([5.0]), np.array([2], np.int32))
-    sample(logits, NO_PEAKS, Workspace.create(500), OFF._replace(repetition_penalty=2.0, **changes), edits, 1, 0.3)
+    sample(logits, NOTHING_KNOWN, Workspace.create(500), OFF._replace(repetition_penalty=2.0, **changes), edits, 1, 0.3)
     np.testing.assert_array_equal(logits, before)
 
 
@@ -121,7 +178,7 @@ def test_not_finite(bad, position):
     for temperature in (0.0, 1.0):
         chosen = OFF._replace(temperature=temperature)
         assert draw(logits, chosen, 0.5) == NOT_FINITE
-        assert sample_ref(logits, NO_PEAKS, Workspace.create(300), chosen, NO_EDITS, 0, 0.5) == NOT_FINITE
+        assert sample_ref(logits, NOTHING_KNOWN, Workspace.create(300), chosen, NO_EDITS, 0, 0.5) == NOT_FINITE
 
 
 @pytest.mark.parametrize(
@@ -144,7 +201,7 @@ def test_a_bias_of_minus_infinity_forbids(changes):
 def test_all_masked():
     logits = np.full(300, -np.inf, np.float32)
     assert draw(logits, OFF, 0.5) == ALL_MASKED
-    assert sample_ref(logits, NO_PEAKS, Workspace.create(300), OFF, NO_EDITS, 0, 0.5) == ALL_MASKED
+    assert sample_ref(logits, NOTHING_KNOWN, Workspace.create(300), OFF, NO_EDITS, 0, 0.5) == ALL_MASKED
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
@@ -155,7 +212,7 @@ def test_masked_tokens_are_never_drawn(changes):
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-6, 100.0])
-@pytest.mark.parametrize("changes", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}, {"typical_p": 0.9}], ids=str)
 def test_extreme_temperatures_and_logits(temperature, changes):
     big = float(np.finfo(np.float32).max)
     logits = [-big, 3.0, big, big, -np.inf, 0.0]
@@ -171,7 +228,7 @@ def test_penalties_keep_scores_finite():
         assert draw(logits, chosen, 0.5, edits, 2) == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"top_p": 0.9}, {"top_p": 0.9, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize("changes", [{"top_p": 0.02}, {"top_p": 0.5}, {"top_p": 0.05, "min_p": 0.01}], ids=str)
 def test_a_sample_of_the_vocabulary_that_misleads(changes):
     """Most of the mass is in blocks that the guess of how it is spread does not see."""
     logits = np.full(100 * BLOCK, -20.0)

@@ -10,7 +10,8 @@ import pytest
 from densecore.config import GenerationConfig
 from densecore.kernels.sampling import distribution_ref
 from densecore.sampling import Sampler
-from densecore.sampling.filters import Filters, Mirostat, candidates
+from densecore.sampling.filters import Filters, candidates
+from densecore.sampling.rng import uniform
 from tests.sampling.drawing import OFF
 
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
@@ -167,7 +168,7 @@ def mirostat_oracle(logits, mu, u, tau, eta):
     kept = [i for i in order if -math.log2(probabilities[i]) <= mu] or order[:1]
     total = sum(probabilities[i] for i in kept)
     running = 0.0
-    for token_id in kept:
+    for token_id in sorted(kept):
         running += probabilities[token_id] / total
         if running > u:
             break
@@ -175,13 +176,23 @@ def mirostat_oracle(logits, mu, u, tau, eta):
 
 
 def test_mirostat_like_the_oracle():
-    rng = np.random.default_rng(4)
-    mirostat, mu = Mirostat(1.0, tau=3.0, eta=0.2), 6.0
+    sampler, mu = Sampler(config(mirostat=2, mirostat_tau=3.0, mirostat_eta=0.2, seed=4), 400), 6.0
     for step in range(200):
-        logits, u = logits_of(step), float(rng.random())
-        expected, mu = mirostat_oracle(logits, mu, u, 3.0, 0.2)
-        assert mirostat.draw(logits, u) == expected
-        assert mirostat.mu == pytest.approx(mu)
+        logits = logits_of(step)
+        expected, mu = mirostat_oracle(logits, mu, uniform(4, step), 3.0, 0.2)
+        assert sampler.sample(logits) == expected
+        assert sampler._mirostat.mu == pytest.approx(mu, abs=1e-5)
+
+
+@pytest.mark.parametrize(("tau", "spread"), [(0.0, 3.0), (0.5, 0.01), (6.0, 0.5), (20.0, 0.01)], ids=str)
+def test_mirostat_of_few_and_many_candidates(tau, spread):
+    """None but the top, some, thousands, or all: more than the histogram leaves to be sorted."""
+    logits = np.random.default_rng(6).normal(0, spread, 5000).astype(np.float32)
+    sampler, mu = Sampler(config(mirostat=2, mirostat_tau=tau, seed=5), 5000), 2 * tau
+    for step in range(10):
+        expected, mu = mirostat_oracle(logits, mu, uniform(5, step), tau, 0.1)
+        assert sampler.sample(logits) == expected
+        assert sampler._mirostat.mu == pytest.approx(mu, abs=1e-5)
 
 
 @pytest.mark.parametrize("tau", [2.0, 4.0])
