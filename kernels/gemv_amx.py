@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .ahead import LINE
 from .cache import inlined
 from .formats.base import Format
 from .panel import RUN, Panel
-from .simd import load_f32x8, load_u32, local_array, prefetch_far, store, store_u32
+from .simd import interleave_32, load_f32x8, load_u32, local_array, prefetch_far, store, store_u32
 from .simd_amx import release_tiles, without_offset
 from .simd_amx_rows import (
     ROWS,
@@ -29,7 +30,6 @@ from .simd_amx_rows import (
 )
 
 FEWEST_TOKENS = 3  # fewer are as fast without
-NEXT_LINES = 128  # bytes: the cache fetches lines by twos
 
 
 class FewTokens(NamedTuple):
@@ -41,18 +41,33 @@ class FewTokens(NamedTuple):
 
 
 @inlined
+def arrange_group(x, group, groups, q):
+    """Fill the places of a group in the q of `FewTokens`."""
+    num_tokens, n_in = x.q.shape
+    first = TOKENS * group
+    count = min(num_tokens - first, TOKENS)
+    for run in range(n_in // RUN):
+        place, source = (run * groups + group) * RUN * TOKENS, first * n_in + run * RUN
+        if count == TOKENS:
+            store(q, place, interleave_32(x.q, source, n_in))
+        else:
+            for lane in range(count):
+                for quad in range(0, RUN, 4):
+                    store_u32(q, place + 4 * lane + quad * TOKENS, load_u32(x.q, source + lane * n_in + quad))
+
+
+@inlined
 def arrange_few(x, groups, factor, tokens):
     """Fill `tokens` from x."""
     num_tokens, n_in = x.q.shape
     num_runs, width = n_in // RUN, groups * TOKENS
-    tokens.q[:] = 0
-    tokens.d[:] = 0
+    if num_tokens < width:
+        tokens.q[:] = 0
+        tokens.d[:] = 0
+    for group in range(groups):
+        arrange_group(x, group, groups, tokens.q)
     for token in range(num_tokens):
-        group, lane = token // TOKENS, token % TOKENS
         for run in range(num_runs):
-            place, source = (run * groups + group) * RUN * TOKENS + 4 * lane, token * n_in + run * RUN
-            for quad in range(0, RUN, 4):
-                store_u32(tokens.q, place + quad * TOKENS, load_u32(x.q, source + quad))
             tokens.d[run * width + token] = x.d[token, run]
             if tokens.sums.size:
                 total = np.int32(x.sums[token, 2 * run]) + np.int32(x.sums[token, 2 * run + 1])
@@ -94,7 +109,7 @@ def multiply_rows_amx(fmt: Format) -> Callable[..., None]:
             """The sums of a block of each row with each token; they take the place of those of b - 2."""
             block, odd = top * row_bytes + b * type_size, b & 1
             ahead = (top + rows) * row_bytes + rows * b * type_size
-            for line in range(0, rows * type_size, NEXT_LINES):
+            for line in range(0, rows * type_size, LINE):
                 prefetch_far(w, ahead + line)
             for part in range(parts):
                 unpack_header(w, block + 8 * part * row_bytes, row_bytes, panel, parts * odd + part)
