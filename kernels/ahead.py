@@ -28,7 +28,7 @@ class Ahead(NamedTuple):
 def plan_ahead(place, size, unpacking, multiplying):
     """Ask for `size` bytes from byte `place` on, in the course of two kinds of work.
 
-    unpacking, multiplying : how many times is asked meanwhile, and how long it takes in all, in any unit
+    unpacking, multiplying : of each kind, how many times is asked meanwhile, and how long it takes in all (any unit)
     """
     lines = (size + LINE - 1) // LINE
     first = lines * unpacking[1] // (unpacking[1] + multiplying[1]) // unpacking[0]

@@ -52,6 +52,8 @@ STRETCH = 256  # elements of each row in a panel: two planes stay in the nearest
 FEWEST_TOKENS = TOKENS  # fewer do not fill a tile, and are multiplied as in `gemm`
 HALVES = TILE_ROWS // LANES  # of a panel: its rows that a tile register takes
 BATCH = 512  # tokens that pass by a panel before the next rows are unpacked
+# How long a run of 16 rows, or a whole block with scales, takes with a tile of tokens; the unit is a run of eight rows
+# that is unpacked. Of the latter a part only: what is asked for at once must not be too much.
 RUN_WORK, SCALED_WORK = 2, 8
 MOST_IN_STEP = 64  # elements that a tile register takes of each token
 

@@ -39,7 +39,7 @@ class EditTable:
         self._grow(None, max(_FIRST_CAPACITY, len(logit_bias)))
         self._rows: dict[int, int] = {}
         for token_id, bias in logit_bias.items():
-            self.edits.bias[self._row(token_id, "logit_bias")] = bias
+            self._set_bias(token_id, "logit_bias", bias)
 
     def __len__(self) -> int:
         """Number of rows of `edits` that count."""
@@ -48,12 +48,12 @@ class EditTable:
     def forbid(self, token_ids: Iterable[int]) -> None:
         """Mask tokens, until they are allowed again."""
         for token_id in token_ids:
-            self.edits.bias[self._row(token_id, "the vocabulary")] = -np.inf
+            self._set_bias(token_id, "the vocabulary", -np.inf)
 
     def allow(self, token_ids: Iterable[int]) -> None:
         """Give tokens the bias that they had before they were forbidden."""
         for token_id in token_ids:
-            self.edits.bias[self._row(token_id, "the vocabulary")] = self._logit_bias.get(token_id, 0.0)
+            self._set_bias(token_id, "the vocabulary", self._logit_bias.get(token_id, 0.0))
 
     def see_prompt(self, token_ids: Iterable[int]) -> None:
         """Take note of the prompt's tokens."""
@@ -65,6 +65,10 @@ class EditTable:
         """Take note of one more token of the output."""
         row = self._row(token_id, "the output")
         self.edits.counts[row] = max(self.edits.counts[row], 0) + 1
+
+    def _set_bias(self, token_id: int, origin: str, bias: float) -> None:
+        row = self._row(token_id, origin)  # first: it may put larger arrays in the place of `edits`
+        self.edits.bias[row] = bias
 
     def _grow(self, edits: Edits | None, capacity: int) -> None:
         self.edits = _grown(edits, capacity)

@@ -51,6 +51,15 @@ def test_forbidding_by_mask_is_an_assignment():
         np.testing.assert_array_equal(changed, np.where(forbidden, -np.inf, logits))
 
 
+@pytest.mark.parametrize("num_prompt", range(62, 67))
+def test_the_end_is_forbidden_whatever_the_penalties_remember(num_prompt):
+    logits = np.full(200, -1.0, np.float32)
+    logits[:3] = 9, 5, 8  # 0 and 2 are ends
+    prompt = range(100, 100 + num_prompt)  # with so many different tokens, tables of 64 rows are just full
+    assert draw(2, END, prompt, logits, ignore_eos=True, repetition_penalty=1.01) == [1, 1]
+    assert draw(2, END, prompt, logits, min_tokens=1, repetition_penalty=1.01) == [1, 0]
+
+
 def test_ignore_eos():
     assert draw(3, END, ignore_eos=True) == [1, 1, 1]
 
