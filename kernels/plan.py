@@ -48,7 +48,7 @@ config: Any = numba_config  # its settings are set at run time
 
 _I64 = ir.IntType(64)
 _LINE = 8  # int64 in a cache line: counters of different stages must not share one
-_SPINS = 200  # pauses before a waiting worker lets others run
+_SPINS = 5000  # pauses before a waiting worker lets others run: 0.2 ms, in which one that was interrupted may be back
 
 
 class Operation:
